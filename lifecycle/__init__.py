@@ -1,0 +1,81 @@
+"""One explicit, declared lifecycle for a browser session, whatever runs the browser.
+
+    not_started -> active -> closed | error | timed_out
+
+Make a `Client` (or an `AsyncClient`), open sessions with it, and read what happened from their history.
+"""
+
+from lifecycle.attachment import SessionStatus
+from lifecycle.audit import Record, RecordKind, StepOutcome, StepResult
+from lifecycle.client import AsyncClient, Client
+from lifecycle.errors import (
+    AuditError,
+    AuthenticationError,
+    BackendError,
+    CapacityError,
+    ChainBroken,
+    ConfigError,
+    ConnectionLost,
+    CookieError,
+    CookieFileError,
+    CookieRejected,
+    CookieSaveError,
+    GuardRejected,
+    HookError,
+    InvalidTransition,
+    LifecycleError,
+    ReleaseFailed,
+    RemoteRejected,
+    SessionClosed,
+    SessionEnded,
+    SessionFailed,
+    SessionTimedOut,
+    StartFailed,
+    StoreError,
+    UnsupportedOperation,
+    UsageError,
+)
+from lifecycle.hooks import Transition
+from lifecycle.session import AsyncSession, Session
+from lifecycle.states import CloseReason, Event, State
+
+__all__ = [
+    "AsyncClient",
+    "AsyncSession",
+    "AuditError",
+    "AuthenticationError",
+    "BackendError",
+    "CapacityError",
+    "ChainBroken",
+    "Client",
+    "CloseReason",
+    "ConfigError",
+    "ConnectionLost",
+    "CookieError",
+    "CookieFileError",
+    "CookieRejected",
+    "CookieSaveError",
+    "Event",
+    "GuardRejected",
+    "HookError",
+    "InvalidTransition",
+    "LifecycleError",
+    "Record",
+    "RecordKind",
+    "ReleaseFailed",
+    "RemoteRejected",
+    "Session",
+    "SessionClosed",
+    "SessionEnded",
+    "SessionFailed",
+    "SessionStatus",
+    "SessionTimedOut",
+    "StartFailed",
+    "State",
+    "StepOutcome",
+    "StepResult",
+    "StoreError",
+    "Transition",
+    "UnsupportedOperation",
+    "UsageError",
+]

@@ -1,0 +1,194 @@
+"""The records of the transition log.
+
+Rule: write order is a durable `intent`, the side effects, then `commit`; rejected and ignored events are records
+too. A record holds names, counts, times and error classes. Values of cookies, keys, tokens and CDP paths, and the
+texts of foreign errors, never enter one.
+
+A record is stored as the exact bytes of `Record.to_json`. Those bytes, `writer` and `writer_seq` are what a hash
+chain over the log will be built from.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+import orjson
+
+from lifecycle.states import TABLE_VERSION, CloseReason, Event, InFlight, State
+
+SCHEMA_VERSION: Final = 1
+"""The version of the record's own shape."""
+
+
+class RecordKind(enum.StrEnum):
+    """What a record says."""
+
+    INTENT = "intent"
+    """The edge is about to be carried out. Durable before the first side effect."""
+    COMMIT = "commit"
+    """The edge was carried out and the state is now `dest`."""
+    DIVERTED = "diverted"
+    """The edge was given up at a step; the ending that follows says where it led."""
+    REJECTED = "rejected"
+    """The event was refused and the caller told so."""
+    IGNORED = "ignored"
+    """The event came too late or does not apply any more."""
+    JOINED = "joined"
+    """The event shares the outcome of the ending in flight."""
+    EXTENDED = "extended"
+    """The session's maximum duration was moved."""
+    RECOVERED = "recovered"
+    """Written by a later process about a session whose owner died."""
+
+
+class StepOutcome(enum.StrEnum):
+    """How a step or hook went."""
+
+    DONE = "done"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardResult:
+    """One guard, and whether it held."""
+
+    guard: str
+    held: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """One step or hook as it went.
+
+    Attributes:
+        step: The step's name; for a hook ``before:`` or ``after:`` and its name.
+        outcome: How it went.
+        ms: Milliseconds it took, all attempts together.
+        attempts: How often it was tried.
+        error: The class name of what it raised, or None.
+        note: A short word of our own on why it was skipped, or None.
+    """
+
+    step: str
+    outcome: StepOutcome
+    ms: float = 0.0
+    attempts: int = 1
+    error: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One line of the transition log.
+
+    Attributes:
+        kind: What the record says.
+        writer: The writer's id: one supervisor on one store.
+        writer_seq: Contiguous per writer, from 1.
+        attachment_id: The attachment this is about.
+        attachment_seq: Contiguous per attachment, from 1.
+        session_id: The session; None when it has no id yet.
+        adapter: Name of the adapter.
+        at: Time of the record, UTC.
+        offset: Seconds of monotonic time since the writer began.
+        event: The event.
+        source: The state before.
+        dest: The state the edge leads to; the same as `source` where none is taken.
+        in_flight: What was in flight when the event arrived.
+        cause: Who or what sent the event: caller, deadline, backend, step, exit, abandoned, owner, reaper.
+        close_reason: For endings.
+        error: Class name of the error that caused or answered the event, or None.
+        guards: The guards of the edge with their results.
+        steps: The steps and hooks, in the order in which they ran.
+        counts: Numbers worth keeping: cookies_loaded, cookies_saved, cookies_rejected, operations, ...
+        pid: Process that wrote this.
+        thread: Name of the thread or task that caused it.
+        host: Host name.
+        labels: The session's labels.
+        library: Version of this library.
+        table: Version of the table (`lifecycle.states.TABLE_VERSION`).
+        schema: Version of this shape.
+    """
+
+    kind: RecordKind
+    writer: str
+    writer_seq: int
+    attachment_id: str
+    attachment_seq: int
+    session_id: str | None
+    adapter: str
+    at: datetime
+    offset: float
+    event: Event
+    source: State
+    dest: State
+    in_flight: InFlight = InFlight.NOTHING
+    cause: str = "caller"
+    close_reason: CloseReason | None = None
+    error: str | None = None
+    guards: tuple[GuardResult, ...] = ()
+    steps: tuple[StepResult, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    pid: int = 0
+    thread: str = ""
+    host: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    library: str = ""
+    table: int = TABLE_VERSION
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def terminal(self) -> bool:
+        """True for the commit that ends an attachment; a store takes only one of these for each."""
+        return self.kind in (RecordKind.COMMIT, RecordKind.RECOVERED) and self.dest.terminal
+
+    def to_json(self) -> bytes:
+        """The bytes that are stored: compact JSON, fields in the order above, keys of mappings sorted, times in UTC.
+
+        Raises:
+            ValueError: `at` has no time zone.
+            TypeError: A text holds half a surrogate pair, or a number needs more than 64 bits.
+        """
+        if self.at.tzinfo is None:
+            msg = f"the time of a record needs a time zone: {self.at!r}"
+            raise ValueError(msg)
+        record = self if self.at.tzinfo is UTC else replace(self, at=self.at.astimezone(UTC))
+        # default=dict: orjson knows no other mapping than dict, such as a mapping proxy.
+        return orjson.dumps(record, default=dict, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z)
+
+    @classmethod
+    def from_json(cls, raw: bytes | str) -> Self:
+        """The record in `raw`.
+
+        Raises:
+            ValueError: `raw` is no record of a schema that this version reads.
+        """
+        d: Any = orjson.loads(raw)
+        schema = d.get("schema") if isinstance(d, dict) else None
+        if schema != SCHEMA_VERSION:
+            msg = f"record schema {schema!r} is unknown to this version, which reads {SCHEMA_VERSION}"
+            raise ValueError(msg)
+        try:
+            reason = d["close_reason"]
+            d.update(
+                kind=RecordKind(d["kind"]),
+                at=datetime.fromisoformat(d["at"]).astimezone(UTC),
+                event=Event(d["event"]),
+                source=State(d["source"]),
+                dest=State(d["dest"]),
+                in_flight=InFlight(d["in_flight"]),
+                close_reason=CloseReason(reason) if reason is not None else None,
+                guards=tuple(GuardResult(**g) for g in d["guards"]),
+                steps=tuple(StepResult(**{**s, "outcome": StepOutcome(s["outcome"])}) for s in d["steps"]),
+            )
+            return cls(**d)
+        except (KeyError, TypeError) as e:
+            msg = f"this is no record of schema {SCHEMA_VERSION}: {type(e).__name__}: {e}"
+            raise ValueError(msg) from e

@@ -1,0 +1,519 @@
+"""The clients: `Client` for threads, `AsyncClient` for tasks.
+
+Rule: no logic. A client names an adapter, a store and a clock, makes sessions with checked options, and keeps the
+active ones alive. One that is dropped with sessions active stops them, and says so with a ResourceWarning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack, cast
+
+from lifecycle.attachment import Attachment, SessionStatus
+from lifecycle.config import SessionKwargs, SessionOptions, nearest, parse_options
+from lifecycle.core import ClientCore, merge
+from lifecycle.engine import supervisor
+from lifecycle.errors import ConfigError
+from lifecycle.hooks import HookFunction, make_hooks
+from lifecycle.page import hold_driver, release_driver
+from lifecycle.ports import Adapter, Clock, Store
+from lifecycle.session import AsyncSession, Session
+from lifecycle.states import CloseReason, State
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from lifecycle.audit import Record
+    from lifecycle.callers import Caller
+
+__all__ = ["AsyncClient", "AsyncEventStream", "AsyncSessions", "Client", "EventStream", "Sessions"]
+
+F = TypeVar("F", bound=HookFunction)
+
+_BUILTIN: Final = {
+    "local": "lifecycle_adapters.local:LocalAdapter",
+    "memory": "lifecycle_adapters.memory:MemoryAdapter",
+}
+"""Adapters of this distribution, found without a scan of what is installed."""
+
+EVENTS_KEPT: Final = 10_000
+"""Records that an event stream holds for a reader that falls behind; beyond that the oldest are dropped and counted."""
+
+
+def _resolve_adapter(adapter: str | Adapter | None) -> Adapter:
+    if adapter is None:
+        adapter = os.environ.get("LIFECYCLE_ADAPTER") or "local"
+    if not isinstance(adapter, str):
+        if not isinstance(adapter, Adapter):
+            raise ConfigError(
+                option="adapter",
+                value=type(adapter).__name__,
+                allowed="the name of an adapter, or an object with its methods",
+            )
+        return adapter
+    import importlib  # noqa: PLC0415
+    from importlib import metadata  # noqa: PLC0415 - 10 ms that only foreign adapters pay for
+
+    target = _BUILTIN.get(adapter)
+    if target is not None:
+        module, _, name = target.partition(":")
+        made: Adapter = getattr(importlib.import_module(module), name)()
+        return made
+    points = {point.name: point for point in metadata.entry_points(group="lifecycle.adapters")}
+    if adapter not in points:
+        raise ConfigError(option="adapter", value=adapter, allowed=nearest(adapter, {*points, *_BUILTIN}))
+    return cast("Adapter", points[adapter].load()())
+
+
+def _abandon(core: ClientCore) -> None:
+    """A client was dropped: end what it left active, and say so."""
+    if core.closed or not core.supervisor.thread.alive:
+        return
+    if core.active:
+        warnings.warn(
+            f"a client was dropped with {len(core.active)} session(s) active; they are being stopped. "
+            "Use `with`, or call stop() or close()",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+    async def close() -> None:
+        await core.close("abandoned", CloseReason.ABANDONED)
+
+    core.supervisor.thread.post(core.fire, close(), "abandoned")
+
+
+class _BaseClient:
+    """What both clients share."""
+
+    def __init__(
+        self,
+        *,
+        adapter: str | Adapter | None = None,
+        store: str | Store | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._adapter = _resolve_adapter(adapter)
+        self._store = store
+        self._clock = clock
+        self._kept: dict[str, Session | AsyncSession] = {}
+        self._core_now = self._new_core()
+
+    def _new_core(self) -> ClientCore:
+        core = ClientCore(supervisor(), self._adapter, self._clock)
+        kept = self._kept
+        core.forget_handle = lambda attachment_id: kept.pop(attachment_id, None)
+
+        async def opening(_: Caller) -> None:
+            await core.open(self._store)
+
+        core.supervisor.call(opening)
+        weakref.finalize(self, _abandon, core).atexit = False  # the supervisor ends what is active at exit
+        return core
+
+    @property
+    def _core(self) -> ClientCore:
+        """The client's side on the supervisor of this process: after a fork, a fresh one."""
+        if self._core_now.supervisor.pid != os.getpid():
+            hooks = self._core_now.hooks
+            self._kept = {}
+            self._core_now = self._new_core()
+            self._core_now.hooks = hooks
+        return self._core_now
+
+    def hook(
+        self,
+        *,
+        before: str | Iterable[str] | None = None,
+        after: str | Iterable[str] | None = None,
+        on_error: str = "raise",
+        needs_page: bool = False,
+        budget: float = 10.0,
+    ) -> Callable[[F], F]:
+        """Register a hook on edges of every session of this client, as a decorator.
+
+        The function takes ``(session)`` or ``(session, transition)``. On an edge that a caller takes it runs in that
+        caller's thread or loop, so it may use the page; with no caller, on a worker.
+
+        Args:
+            before: The event or events before whose steps it runs: start, attach, stop, detach, expire, fail.
+            after: ... after whose commit it runs.
+            on_error: ``raise``: what it raises reaches the caller, after the edge; ``log``: it is only recorded.
+            needs_page: Skip it, with a record, where there is no caller whose page it could use.
+            budget: Seconds it may take before the edge goes on without it.
+
+        Raises:
+            UsageError: The function can't be called as a hook.
+            ConfigError: An event or option is unknown.
+        """
+
+        def register(func: F) -> F:
+            self._core.hooks += make_hooks(
+                func, before=before, after=after, on_error=on_error, needs_page=needs_page, budget=budget,
+                allow_async=isinstance(self, AsyncClient),
+            )  # fmt: skip
+            return func
+
+        return register
+
+    def _keep(self, session: Session | AsyncSession) -> None:
+        if not session.state.terminal:
+            self._kept[session.attachment_id] = session
+            if session.state.terminal:  # it ended between the two lines
+                self._kept.pop(session.attachment_id, None)
+
+    def _attachment(self, session_id: str | None, kwargs: SessionKwargs) -> tuple[ClientCore, Attachment]:
+        options: SessionOptions = parse_options(session_id, kwargs)
+        core = self._core
+        core.check_open()
+        if options.on_exit == "detach" and session_id is None:
+            raise ConfigError(
+                option="on_exit",
+                value="detach",
+                allowed='"stop": only a session that is attached to by id can be left running',
+            )
+        self._adapter.check(options)
+        return core, Attachment(options, self._adapter, core.clock)
+
+
+class Client(_BaseClient):
+    """Makes sessions for threads.
+
+    Args:
+        adapter: ``local``, ``memory``, the name of an installed adapter, or an adapter object; by default
+            ``LIFECYCLE_ADAPTER`` of the environment, else ``local``.
+        store: ``sqlite:///path.db``, ``memory:``, or a store object; by default ``LIFECYCLE_STORE`` of the
+            environment, else a SQLite file in the user's state folder.
+        clock: Time, for tests; see `lifecycle.testing.ManualClock`.
+
+    Raises:
+        ConfigError: The adapter is unknown, or the store can't be opened.
+    """
+
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions in this client's store, by id."""
+        return Sessions(self)
+
+    def Session(self, session_id: str | None = None, **options: Unpack[SessionKwargs]) -> Session:  # noqa: N802
+        """Make a session; it starts with `start` or at the ``with``.
+
+        Args:
+            session_id: A session to attach to; None for a new one.
+            **options: See `lifecycle.config.SessionOptions`.
+
+        Raises:
+            ConfigError: An option is not allowed, or there is no session with this id.
+        """
+        core, att = self._attachment(session_id, options)
+        if session_id is not None and "attach" not in self._adapter.capabilities:
+
+            async def check(_: Caller) -> None:
+                await core.get_session(session_id)
+
+            core.supervisor.call(check)
+        session = Session(self, core, att)
+        core.handles[att.attachment_id] = session
+        return session
+
+    def events(self) -> EventStream:
+        """The records of this client's sessions from now on, as they become durable, until the client is closed."""
+        return EventStream(self._core)
+
+    def close(self) -> None:
+        """Stop the sessions that are active, then give up the store. Idempotent.
+
+        Raises:
+            LifecycleError: What went wrong in the teardowns, the weightiest first; everything is over all the same.
+        """
+        core = self._core_now
+
+        async def work(_: Caller) -> list[Exception]:
+            return await core.close()
+
+        troubles: list[Exception] = core.supervisor.begin(work).wait_through()
+        for session in list(self._kept.values()):
+            if isinstance(session, Session):
+                session._close_slot()  # noqa: SLF001 - the driver of this thread is given up with its sessions
+        if troubles:
+            raise merge(troubles)
+
+    def __enter__(self) -> Self:
+        hold_driver(self._core.supervisor.thread, self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception as trouble:
+            if error is None:
+                raise
+            error.add_note(f"while the client was closed: {type(trouble).__name__}: {trouble}")
+        finally:
+            release_driver(self)
+
+
+class Sessions:
+    """The sessions in a client's store, by id. Made by `Client.sessions`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        label: str | Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> list[SessionStatus]:
+        """Sessions, newest first.
+
+        Args:
+            status: Only those in this state.
+            label: Only those with this label, as ``key=value`` or a mapping.
+            limit: At most so many.
+            offset: Skip so many.
+        """
+        core = self._client._core  # noqa: SLF001 - a part of the client
+        query = _query(status, label, limit, offset)
+
+        async def work(_: Caller) -> list[SessionStatus]:
+            return await core.list_sessions(*query)
+
+        return core.supervisor.call(work)
+
+    def get(self, session_id: str) -> SessionStatus:
+        """The status of one session.
+
+        Raises:
+            ConfigError: There is none with this id.
+        """
+        core = self._client._core  # noqa: SLF001 - a part of the client
+
+        async def work(_: Caller) -> SessionStatus:
+            return await core.get_session(session_id)
+
+        return core.supervisor.call(work)
+
+    def stop(self, session_id: str) -> SessionStatus:
+        """Stop a session, wherever its owner runs on this machine. Idempotent.
+
+        Raises:
+            ConfigError: There is none with this id.
+        """
+        core = self._client._core  # noqa: SLF001 - a part of the client
+
+        async def work(_: Caller) -> SessionStatus:
+            return await core.stop_session(session_id)
+
+        return core.supervisor.call(work)
+
+
+class EventStream:
+    """Records of a client's sessions as they become durable; iterate over it. Ends when the client is closed.
+
+    Attributes:
+        dropped: Records that were dropped because the reader fell behind.
+    """
+
+    def __init__(self, core: ClientCore) -> None:
+        self._core = core
+        self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self.dropped = 0
+        core.subscribers.append(self._put)
+
+    def _put(self, record: Record | None) -> None:
+        if record is not None and self._queue.qsize() >= EVENTS_KEPT:
+            self._queue.get()
+            self.dropped += 1
+        self._queue.put(record)
+
+    def get(self, timeout: float | None = None) -> Record | None:
+        """The next record, None when the stream ended.
+
+        Raises:
+            TimeoutError: None came within `timeout` seconds.
+        """
+        try:
+            record = self._queue.get(timeout=timeout)
+        except queue.Empty:
+            msg = f"no event within {timeout:g} seconds"
+            raise TimeoutError(msg) from None
+        if record is None:
+            self._queue.put(None)  # for the next reader
+        return record
+
+    def close(self) -> None:
+        """End the stream. Idempotent."""
+        if self._put in self._core.subscribers:
+            self._core.subscribers.remove(self._put)
+        self._queue.put(None)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Record:
+        record = self.get()
+        if record is None:
+            raise StopIteration
+        return record
+
+
+class AsyncClient(_BaseClient):
+    """Makes sessions for tasks; the arguments are those of `Client`.
+
+    Making one opens its store, which blocks for some milliseconds.
+    """
+
+    @property
+    def sessions(self) -> AsyncSessions:
+        """The sessions in this client's store, by id."""
+        return AsyncSessions(self)
+
+    def Session(self, session_id: str | None = None, **options: Unpack[SessionKwargs]) -> AsyncSession:  # noqa: N802
+        """Make a session; see `Client.Session`. That `session_id` exists is checked when it attaches."""
+        core, att = self._attachment(session_id, options)
+        session = AsyncSession(self, core, att)
+        core.handles[att.attachment_id] = session
+        return session
+
+    def events(self) -> AsyncEventStream:
+        """The records of this client's sessions from now on; see `Client.events`."""
+        return AsyncEventStream(self._core)
+
+    async def close(self) -> None:
+        """Stop the sessions that are active, then give up the store; see `Client.close`."""
+        core = self._core_now
+
+        async def work(_: Caller) -> list[Exception]:
+            return await core.close()
+
+        troubles: list[Exception] = await core.supervisor.abegin(work).wait_through()
+        for session in list(self._kept.values()):
+            if isinstance(session, AsyncSession):
+                await session._close_slot()  # noqa: SLF001 - the driver of this loop is given up with its sessions
+        if troubles:
+            raise merge(troubles)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.close()
+        except Exception as trouble:
+            if error is None:
+                raise
+            error.add_note(f"while the client was closed: {type(trouble).__name__}: {trouble}")
+
+
+class AsyncSessions:
+    """The sessions in a client's store, by id. Made by `AsyncClient.sessions`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        label: str | Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> list[SessionStatus]:
+        """Sessions, newest first; see `Sessions.list`."""
+        core = self._client._core  # noqa: SLF001 - a part of the client
+        query = _query(status, label, limit, offset)
+
+        async def work(_: Caller) -> list[SessionStatus]:
+            return await core.list_sessions(*query)
+
+        return await core.supervisor.acall(work)
+
+    async def get(self, session_id: str) -> SessionStatus:
+        """The status of one session; see `Sessions.get`."""
+        core = self._client._core  # noqa: SLF001 - a part of the client
+
+        async def work(_: Caller) -> SessionStatus:
+            return await core.get_session(session_id)
+
+        return await core.supervisor.acall(work)
+
+    async def stop(self, session_id: str) -> SessionStatus:
+        """Stop a session; see `Sessions.stop`."""
+        core = self._client._core  # noqa: SLF001 - a part of the client
+
+        async def work(_: Caller) -> SessionStatus:
+            return await core.stop_session(session_id)
+
+        return await core.supervisor.acall(work)
+
+
+class AsyncEventStream:
+    """Records of a client's sessions as they become durable; see `EventStream`."""
+
+    def __init__(self, core: ClientCore) -> None:
+        self._core = core
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Record | None] = asyncio.Queue()
+        self.dropped = 0
+        core.subscribers.append(self._put)
+
+    def _put(self, record: Record | None) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take_in, record)
+
+    def _take_in(self, record: Record | None) -> None:
+        if record is not None and self._queue.qsize() >= EVENTS_KEPT:
+            self._queue.get_nowait()
+            self.dropped += 1
+        self._queue.put_nowait(record)
+
+    async def get(self, timeout: float | None = None) -> Record | None:  # noqa: ASYNC109 - as the sync one
+        """The next record, None when the stream ended; see `EventStream.get`."""
+        async with asyncio.timeout(timeout):
+            record = await self._queue.get()
+        if record is None:
+            self._queue.put_nowait(None)  # for the next reader
+        return record
+
+    def close(self) -> None:
+        """End the stream. Idempotent."""
+        if self._put in self._core.subscribers:
+            self._core.subscribers.remove(self._put)
+        self._queue.put_nowait(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Record:
+        record = await self.get()
+        if record is None:
+            raise StopAsyncIteration
+        return record
+
+
+def _query(
+    status: str | None, label: str | Mapping[str, str] | None, limit: int, offset: int
+) -> tuple[State | None, Mapping[str, str] | None, int, int]:
+    if status is not None and status not in list(State):
+        raise ConfigError(option="status", value=status, allowed=nearest(str(status), list(State)))
+    if isinstance(label, str):
+        key, sign, value = label.partition("=")
+        if not sign or not key:
+            raise ConfigError(option="label", value=label, allowed='"key=value" or a mapping')
+        label = {key: value}
+    for option, number, least in (("limit", limit, 1), ("offset", offset, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ConfigError(option=option, value=number, allowed=f"a whole number of at least {least}")
+    return (State(status) if status is not None else None), label, limit, offset

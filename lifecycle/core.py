@@ -1,0 +1,458 @@
+"""One client as the supervisor sees it: what its handles ask for, and what the flow asks of the engine.
+
+Rule: all of it runs on the supervisor's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
+
+from lifecycle.attachment import Attachment, SessionStatus
+from lifecycle.clocks import SystemClock
+from lifecycle.errors import (
+    AuditError,
+    ConfigError,
+    ConnectionLost,
+    CookieError,
+    CookieFileError,
+    HookError,
+    ReleaseFailed,
+    UsageError,
+)
+from lifecycle.flow import Flow
+from lifecycle.journal import Journal
+from lifecycle.ports import BackendEnd, CdpPipe
+from lifecycle.states import CloseReason, Event, InFlight, State
+
+if TYPE_CHECKING:
+    from lifecycle.audit import Record
+    from lifecycle.callers import Caller
+    from lifecycle.cookies import Cookie
+    from lifecycle.engine import OpenStore, Supervisor
+    from lifecycle.hooks import Hook, Transition
+    from lifecycle.ports import Adapter, Backend, CdpEndpoint, Clock, Host, SessionRow, Store
+
+__all__ = ["ClientCore", "merge", "unknown_session"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_process_clock: Final = SystemClock()
+
+
+class _Host:
+    """The port that an adapter talks to, for one attachment."""
+
+    __slots__ = ("_att", "_core")
+
+    def __init__(self, core: ClientCore, att: Attachment) -> None:
+        self._core = core
+        self._att = att
+
+    @property
+    def clock(self) -> Clock:
+        return self._core.clock
+
+    def ended(self, end: BackendEnd) -> None:
+        self._core.supervisor.thread.post(self._core.flow.backend_ended, self._att, end)
+
+    def used(self) -> None:
+        self._att.used()
+
+    async def journal(self, facts: Mapping[str, str]) -> None:
+        self._att.facts_kept.update(facts)
+        row = self._core.row_of(self._att, released=False)
+        if row is not None:
+            await self._core.journal.append(row=row)
+
+    async def run_blocking(self, func: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await self._core.supervisor.run_blocking(func, *args)
+
+    async def serve_cdp(self, connection: CdpPipe) -> CdpEndpoint:
+        def lost(reason: str) -> None:
+            self.ended(BackendEnd(state=State.ERROR, reason=CloseReason.CRASH, detail=reason))
+
+        return await self._core.supervisor.gateway().serve(connection, on_use=self._att.used, on_lost=lost)
+
+
+class ClientCore:
+    """One client as the supervisor sees it: its adapter, store, clock, hooks and attachments."""
+
+    def __init__(self, sup: Supervisor, adapter: Adapter, clock: Clock | None) -> None:
+        self.supervisor = sup
+        self.adapter = adapter
+        self.clock: Clock = clock if clock is not None else _process_clock
+        self.hooks: list[Hook] = []
+        self.handles: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        self.forget_handle: Callable[[str], None] = lambda _: None
+        self.subscribers: list[Callable[[Record | None], None]] = []
+        self.active: dict[str, Attachment] = {}
+        self._contexts: weakref.WeakValueDictionary[str, Attachment] = weakref.WeakValueDictionary()
+        self._opened: OpenStore | None = None
+        self.closed = False
+        self.flow = Flow(self)
+
+    # --- life of the client -------------------------------------------------------------------------------------
+
+    async def open(self, store: str | Store | None) -> None:
+        """Open the store and begin to write."""
+        opened = await self.supervisor.open_store(store)
+        self._opened = opened
+        self.deadlines = self.supervisor.deadlines(self.clock)
+        journal = opened.journals.get(id(self.clock))
+        if journal is None:
+            journal = Journal(opened.store, self.clock, opened.worker, on_record=self.supervisor_record)
+            opened.journals[id(self.clock)] = journal
+        self.journal = journal
+        self.supervisor.cores.add(self)
+
+    def supervisor_record(self, record: Record) -> None:
+        """A record became durable: tell whichever client it belongs to."""
+        for core in list(self.supervisor.cores):
+            if record.attachment_id in core._contexts:  # noqa: SLF001 - clients that share a store share its journal
+                core._publish(record)  # noqa: SLF001
+
+    def _publish(self, record: Record) -> None:
+        att = self._contexts.get(record.attachment_id)
+        fields: dict[str, object] = {
+            "kind": record.kind.value,
+            "session_id": record.session_id,
+            "attachment_id": record.attachment_id,
+            "adapter": record.adapter,
+            "transition": record.event.value,
+            "source": record.source.value,
+            "dest": record.dest.value,
+            "cause": record.cause,
+        }
+        if record.close_reason is not None:
+            fields["close_reason"] = record.close_reason.value
+        if record.error is not None:
+            fields["error"] = record.error
+        self.supervisor.log_event(f"lifecycle.{record.kind}", att.context if att is not None else None, **fields)
+        for subscriber in list(self.subscribers):
+            subscriber(record)
+
+    async def end_all(self, cause: str, reason: CloseReason) -> list[Exception]:
+        """End every active attachment at once; what went wrong and nobody was told."""
+        ends = [
+            self.flow.stop(
+                att,
+                None,
+                event=Event.DETACH if att.guest and att.options.on_exit == "detach" else Event.STOP,
+                cause=cause,
+                reason=reason if not (att.guest and att.options.on_exit == "detach") else CloseReason.DETACHED,
+            )
+            for att in list(self.active.values())
+        ]
+        atts = list(self.active.values())
+        results = await asyncio.gather(*ends, return_exceptions=True)
+        troubles = [r for r in results if isinstance(r, Exception)]
+        for att in atts:
+            troubles += att.troubles
+            att.troubles = []
+        return troubles
+
+    async def close(self, cause: str = "caller", reason: CloseReason = CloseReason.MANUAL) -> list[Exception]:
+        """Stop what is active, close the store and end the event streams. Idempotent."""
+        if self.closed:
+            return []
+        self.closed = True
+        troubles = await self.end_all(cause, reason)
+        await self.journal.flushed()
+        await self.supervisor.logs_flushed()
+        for subscriber in list(self.subscribers):
+            subscriber(None)
+        self.subscribers.clear()
+        self.supervisor.cores.discard(self)
+        if self._opened is not None:
+            await self.supervisor.close_store(self._opened)
+            self._opened = None
+        return troubles
+
+    def check_open(self) -> None:
+        """Raise UsageError once the client is closed."""
+        if self.closed:
+            msg = "the client is closed; make a new one"
+            raise UsageError(msg)
+
+    # --- calls of handles ---------------------------------------------------------------------------------------
+
+    def _arrives(self, att: Attachment, caller: Caller | None) -> None:
+        if caller is not None:
+            att.context = caller.context
+        self._contexts[att.attachment_id] = att
+
+    async def start(self, att: Attachment, caller: Caller) -> None:
+        """Start or attach."""
+        self.check_open()
+        self._arrives(att, caller)
+        await self.supervisor.ensure_control()
+        self.active[att.attachment_id] = att
+        if not att.guest and att.session_id is not None:
+            self.supervisor.owned.setdefault(att.session_id, (self, att))
+        try:
+            await self.flow.start(att, caller)
+        finally:
+            if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:
+                self.active.pop(att.attachment_id, None)
+
+    async def end(
+        self, att: Attachment, caller: Caller | None, event: Event = Event.STOP, cause: str = "caller"
+    ) -> None:
+        """Stop or detach, and raise what went wrong in the teardown."""
+        self._arrives(att, caller)
+        reason = CloseReason.ABANDONED if cause == "abandoned" else None
+        troubles = await self.flow.stop(att, caller, event=event, cause=cause, reason=reason)
+        if troubles:
+            raise merge(troubles)
+
+    def left_block(self, att: Attachment) -> None:
+        """A with block was left without its end having been called: an exception struck inside the library."""
+        if not att.state.terminal and att.in_flight is not InFlight.ENDING:
+            detach = att.guest and att.options.on_exit == "detach" and att.state is State.ACTIVE
+            event, reason = (Event.DETACH, CloseReason.DETACHED) if detach else (Event.STOP, CloseReason.MANUAL)
+            self.fire(self._end_quietly(att, event, "interrupted", reason), "left block")
+
+    async def _end_quietly(self, att: Attachment, event: Event, cause: str, reason: CloseReason) -> None:
+        await self.flow.stop(att, None, event=event, cause=cause, reason=reason)
+
+    async def leave(self, att: Attachment, caller: Caller) -> None:
+        """The end of a with block: stop or detach as `on_exit` says; when it is over already, tell what nobody heard."""
+        event = Event.DETACH if att.options.on_exit == "detach" else Event.STOP
+        if att.state.terminal:
+            troubles, att.troubles = att.troubles, []
+            if troubles:
+                raise merge(troubles)
+            return
+        await self.end(att, caller, event)
+
+    async def touch(self, att: Attachment, caller: Caller) -> None:
+        """An operation that asks nothing of the backend: use, or the error that the session is over."""
+
+        async def nothing(_: Backend) -> None:
+            return
+
+        await self.operate(att, caller, nothing)
+
+    async def read_cookie_file(
+        self, path: str | os.PathLike[str]
+    ) -> tuple[Sequence[Cookie], Sequence[tuple[str, str]]]:
+        """The cookies of a file, and those that can't be read, each with the reason."""
+        from lifecycle.cookies import read_cookie_file  # noqa: PLC0415 - only who uses cookies pays for them
+
+        now = self.clock.utcnow().timestamp()
+        loaded = await self.run_blocking(lambda: read_cookie_file(os.fspath(path), now=now))
+        if not loaded.existed:
+            raise CookieFileError(path=os.fspath(path), reason="there is no such file")
+        return loaded.cookies, loaded.rejected
+
+    async def operate(self, att: Attachment, caller: Caller, work: Callable[[Backend], Awaitable[T]]) -> T:
+        """One operation on the backend."""
+        self._arrives(att, caller)
+        return await self.flow.operate(att, caller, work)
+
+    async def status(self, att: Attachment) -> SessionStatus:
+        """What is known of the attachment's session now."""
+        from lifecycle.control import GuestBackend  # noqa: PLC0415 - loaded with the first session
+
+        if isinstance(att.backend, GuestBackend) and att.state is State.ACTIVE:
+            return SessionStatus.from_json(await att.backend.status())
+        return att.status()
+
+    async def extend(self, att: Attachment, caller: Caller | None, minutes: float) -> None:
+        """Move the maximum duration by `minutes`; durable before it is acknowledged."""
+        from lifecycle.control import GuestBackend  # noqa: PLC0415 - loaded with the first session
+
+        self._arrives(att, caller)
+
+        async def check(backend: Backend) -> None:
+            if isinstance(backend, GuestBackend):
+                await backend.extend(minutes)
+
+        await self.flow.operate(att, caller, check)
+        if not att.guest:
+            await self.flow.extended(att, caller, minutes)
+
+    async def wait_ended(self, att: Attachment) -> SessionStatus:
+        """Wait until the attachment is over."""
+        if not att.state.terminal or att.in_flight is not InFlight.NOTHING:
+            att.ended = att.ended or asyncio.Event()
+            await att.ended.wait()
+        return att.status()
+
+    async def history(self, att: Attachment) -> Sequence[Record]:
+        """The records of the attachment's session, of every attachment where it has an id."""
+        await self.journal.flushed()
+        if att.session_id is None:
+            found = await self.read(lambda s: s.records(attachment_id=att.attachment_id))
+        else:
+            found = await self.read(lambda s: s.records(session_id=att.session_id))
+        return [record for _, record in found]
+
+    async def read(self, query: Callable[[Store], T]) -> T:
+        """Run a query on the store's own thread."""
+        self.check_open()
+        assert self._opened is not None  # noqa: S101 - open as long as the client is
+        return await self._opened.worker.run(query, self._opened.store)
+
+    async def row(self, session_id: str) -> SessionRow | None:
+        """The ledger row of a session."""
+        return await self.read(lambda s: s.session(session_id))
+
+    # --- sessions by id -----------------------------------------------------------------------------------------
+
+    async def list_sessions(
+        self, status: State | None, labels: Mapping[str, str] | None, limit: int, offset: int
+    ) -> list[SessionStatus]:
+        """Statuses, newest first; those owned by this process as they are now."""
+        await self.journal.flushed()
+        rows = await self.read(lambda s: s.sessions(status=status, labels=labels, limit=limit, offset=offset))
+        return [self._fresh(row) for row in rows]
+
+    def _fresh(self, row: SessionRow) -> SessionStatus:
+        found = self.supervisor.owned.get(row.session_id)
+        return found[1].status() if found is not None else SessionStatus.of_row(row, self.clock.utcnow())
+
+    async def get_session(self, session_id: str) -> SessionStatus:
+        """The status of one session.
+
+        Raises:
+            ConfigError: There is none with this id in the store.
+        """
+        await self.journal.flushed()
+        row = await self.row(session_id)
+        if row is None:
+            raise unknown_session(session_id)
+        if session_id not in self.supervisor.owned and row.state is State.ACTIVE and row.control is not None:
+            from lifecycle.control import ask  # noqa: PLC0415 - only sessions of other processes need it
+
+            with contextlib.suppress(ConnectionLost):  # its owner has ended: the row is all there is
+                return SessionStatus.from_json(await ask(row.control, "status", session_id))
+        return self._fresh(row)
+
+    async def stop_session(self, session_id: str) -> SessionStatus:
+        """Stop a session by id, wherever its owner is. Idempotent."""
+        found = self.supervisor.owned.get(session_id)
+        if found is not None:
+            core, att = found
+            await core.flow.stop(att, None, cause="sessions.stop", reason=CloseReason.MANUAL)
+            return att.status()
+        status = await self.get_session(session_id)
+        if status.status.terminal:
+            return status
+        row = await self.row(session_id)
+        if row is not None and row.control is not None:
+            from lifecycle.control import ask  # noqa: PLC0415
+
+            await ask(row.control, "stop", session_id)
+        return await self.get_session(session_id)
+
+    # --- what the flow asks for ---------------------------------------------------------------------------------
+
+    def host_of(self, att: Attachment) -> Host:
+        """The port for the attachment's adapter."""
+        return _Host(self, att)
+
+    def row_of(self, att: Attachment, *, released: bool) -> SessionRow | None:
+        """The ledger row as things stand."""
+        return att.row(self.supervisor.owner, self.supervisor.control_path, released=released)
+
+    def handle_of(self, att: Attachment) -> object | None:
+        """The user's handle."""
+        return self.handles.get(att.attachment_id)
+
+    def hooks_of(self, att: Attachment) -> list[Hook]:
+        """The client's hooks first, then the session's own."""
+        return [*self.hooks, *att.hooks] if self.hooks or att.hooks else []
+
+    async def run_hook_on_worker(self, hook: Hook, att: Attachment, session: object, transition: Transition) -> None:
+        """Run a hook that has no caller, on a worker; a coroutine hook gets a loop of its own there."""
+        if hook.is_async:
+            call: Callable[[], object] = lambda: asyncio.run(  # noqa: E731
+                hook.call_async(att.attachment_id, session, transition)
+            )
+        else:
+            call = lambda: hook.call(att.attachment_id, session, transition)  # noqa: E731
+        await self.run_blocking(att.context.copy().run, call)
+
+    async def run_blocking(self, func: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 - as the function takes
+        """Run `func` on a worker."""
+        return await self.supervisor.run_blocking(func, *args)
+
+    async def probe(self, att: Attachment) -> BackendEnd | None:
+        """How the session stands that the attachment was given the id of.
+
+        Raises:
+            ConfigError: There is no such session.
+        """
+        session_id = att.session_id or ""
+        if "attach" in att.adapter.capabilities:
+            return await att.adapter.probe(session_id, self.host_of(att))
+        await self.journal.flushed()
+        row = await self.row(session_id)
+        if row is None:
+            raise unknown_session(session_id)
+        from lifecycle.recovery import how_it_stands  # noqa: PLC0415 - only attachments need it
+
+        return await self.run_blocking(how_it_stands, row)
+
+    async def connect(self, att: Attachment) -> Backend:
+        """Connect to the session as a guest of its owner, or through the service."""
+        session_id = att.session_id or ""
+        if "attach" in att.adapter.capabilities:
+            return await att.adapter.connect(session_id, att.options, self.host_of(att))
+        from lifecycle.control import GuestBackend  # noqa: PLC0415 - only guests need it
+
+        row = await self.row(session_id)
+        if row is None or row.control is None:
+            raise unknown_session(session_id)
+        return await GuestBackend.connect(row.control, session_id, row.adapter, self.host_of(att))
+
+    def spawn(self, coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start a task that is kept until it is done."""
+        return self.supervisor.spawn(coro, name)
+
+    def fire(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        """Start a task that nobody waits for."""
+        self.supervisor.fire(coro, name)
+
+    def opened(self, att: Attachment) -> None:
+        """The attachment became active."""
+        if not att.guest and att.session_id is not None:
+            self.supervisor.owned[att.session_id] = (self, att)
+
+    def over(self, att: Attachment) -> None:
+        """The attachment reached a terminal state."""
+        self.active.pop(att.attachment_id, None)
+        self.forget_handle(att.attachment_id)
+        if not att.guest:
+            self.fire(self.supervisor.session_over(att), "session over")
+
+
+def unknown_session(session_id: str) -> ConfigError:
+    """The error for an id that the store does not know."""
+    return ConfigError(
+        option="session_id",
+        value=session_id,
+        allowed="the id of a session in this client's store; client.sessions.list() shows them",
+    )
+
+
+_WEIGHT: Final = (ReleaseFailed, CookieError, HookError, AuditError)
+
+
+def merge(troubles: Sequence[Exception]) -> Exception:
+    """The weightiest of several teardown errors, with the others as notes."""
+
+    def weight(error: Exception) -> int:
+        return next((n for n, kind in enumerate(_WEIGHT) if isinstance(error, kind)), len(_WEIGHT))
+
+    first, *others = sorted(troubles, key=weight)
+    for other in others:
+        first.add_note(f"also: {type(other).__name__}: {other}")
+    return first

@@ -1,0 +1,362 @@
+"""The supervisor: one thread per process that owns every machine, deadline, adapter call and audit write.
+
+Rule: it never takes a lock that a caller can hold. Callers post coroutines to its loop and wait for the answer in
+their own thread or loop (`lifecycle.callers`), so what strikes them there never strikes the middle of an edge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import os
+import queue
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
+
+from lifecycle.attachment import Attachment, Owner
+from lifecycle.callers import AsyncCaller, Caller, SyncCaller
+from lifecycle.deadlines import Deadlines
+from lifecycle.errors import ReleaseFailed, StoreError, UsageError
+from lifecycle.identity import boot_id, host_name, process_started
+from lifecycle.loops import LoopThread, SerialWorker
+from lifecycle.ports import BackendEnd
+from lifecycle.states import CloseReason, State
+from lifecycle.stores import open_store
+
+if TYPE_CHECKING:
+    from lifecycle.control import ControlServer
+    from lifecycle.core import ClientCore
+    from lifecycle.gateway import GatewayThread
+    from lifecycle.journal import Journal
+    from lifecycle.ports import Clock, Store
+
+__all__ = ["OpenStore", "Supervisor", "supervisor"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+WORKERS: Final = 4
+EXIT_BUDGET: Final = 90.0
+"""Seconds that the end of the interpreter waits for teardowns; each of their steps has a budget of its own."""
+
+
+class OpenStore:
+    """A store that clients of this process share, with the thread it is used from."""
+
+    def __init__(self, key: str, store: Store) -> None:
+        self.key = key
+        self.store = store
+        self.worker = SerialWorker("lifecycle-store")
+        self.users = 0
+        self.journals: dict[int, Journal] = {}
+
+
+class Supervisor:
+    """The supervisor of this process; `supervisor()` gives the one there is."""
+
+    def __init__(self) -> None:
+        self.thread = LoopThread("lifecycle-supervisor", workers=WORKERS)
+        self.pid = os.getpid()
+        self.owner = Owner(pid=self.pid, started=process_started(self.pid) or "", boot=boot_id(), host=host_name())
+        self.cores: set[ClientCore] = set()
+        self.owned: dict[str, tuple[ClientCore, Attachment]] = {}
+        self.log_errors = 0
+        self._logs: SerialWorker | None = None
+        self._deadlines: dict[int, tuple[Clock, Deadlines]] = {}
+        self._stores: dict[str, OpenStore] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._gateway: GatewayThread | None = None
+        self._control: ControlServer | None = None
+        self._control_starting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start its threads; they live as long as the process."""
+        self._logs = SerialWorker("lifecycle-log")
+        self.thread.start()
+        atexit.register(self._at_exit)
+
+    # --- the boundary -------------------------------------------------------------------------------------------
+
+    def call(self, work: Callable[[Caller], Coroutine[Any, Any, T]], *, timeout: float | None = None) -> T:
+        """Run `work` on the supervisor's loop and wait for it in this thread.
+
+        Raises:
+            UsageError: Called on the supervisor's own thread, or after a fork.
+            TimeoutError: No answer within `timeout` seconds; the work goes on.
+        """
+        return self.begin(work).wait(timeout)  # type: ignore[no-any-return]  # a reply carries any type
+
+    def begin(self, work: Callable[[Caller], Coroutine[Any, Any, Any]]) -> SyncCaller:
+        """Post `work`; the answer is waited for through the caller that is returned."""
+        if self.thread.inside():
+            msg = "a blocking call on the supervisor's own thread would wait for itself"
+            raise UsageError(msg)
+        caller = SyncCaller(self.thread)
+        self.thread.post(self._run, work, caller)
+        return caller
+
+    async def acall(
+        self,
+        work: Callable[[Caller], Coroutine[Any, Any, T]],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it bounds the wait, not the work
+    ) -> T:
+        """Run `work` on the supervisor's loop and await it on this one."""
+        return await self.abegin(work).wait(timeout)  # type: ignore[no-any-return]  # a reply carries any type
+
+    def abegin(self, work: Callable[[Caller], Coroutine[Any, Any, Any]]) -> AsyncCaller:
+        """Post `work` from a task; the answer is awaited through the caller that is returned."""
+        caller = AsyncCaller(self.thread)
+        self.thread.post(self._run, work, caller)
+        return caller
+
+    def _run(self, work: Callable[[Caller], Coroutine[Any, Any, Any]], caller: Caller) -> None:
+        async def run() -> None:
+            try:
+                result = await work(caller)
+            except BaseException as e:  # noqa: BLE001 - handed to the caller, who raises it
+                caller.answer(None, e)
+            else:
+                caller.answer(result, None)
+
+        self.fire(run(), "call")
+
+    def spawn(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Start a task on the supervisor's loop and keep it until it is done."""
+        task = self.thread.loop.create_task(coro, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def fire(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        """Start a task that nobody waits for."""
+        self.spawn(coro, name).add_done_callback(lambda _: None)
+
+    async def run_blocking(self, func: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run `func` on one of the workers."""
+        return await self.thread.loop.run_in_executor(None, func, *args)
+
+    # --- what sessions share ------------------------------------------------------------------------------------
+
+    def deadlines(self, clock: Clock) -> Deadlines:
+        """The one timer of a clock."""
+        found = self._deadlines.get(id(clock))
+        if found is None:
+            found = self._deadlines[id(clock)] = (clock, Deadlines(clock))
+        return found[1]
+
+    def gateway(self) -> GatewayThread:
+        """The gateway thread, started when it is first needed."""
+        if self._gateway is None:
+            from lifecycle.gateway import GatewayThread  # noqa: PLC0415 - sessions without CDP never pay for it
+
+            self._gateway = GatewayThread()
+            self._gateway.start()
+        return self._gateway
+
+    @property
+    def control_path(self) -> str | None:
+        """The path of the control socket, None before `ensure_control` and where there are no Unix sockets."""
+        return self._control.path if self._control is not None else None
+
+    async def ensure_control(self) -> None:
+        """Listen on the control socket, so that guests can reach sessions of this process."""
+        if sys.platform == "win32" or self.control_path is not None:
+            return
+        if self._control_starting is None:
+            from lifecycle.control import ControlServer  # noqa: PLC0415 - needed with the first session
+
+            async def start() -> None:
+                server = ControlServer(self._answer_guest)
+                try:
+                    await server.start()
+                except OSError as e:  # no place for a socket: sessions work, guests of other processes do not
+                    self.log_event("lifecycle.control_unavailable", error=type(e).__name__)
+                else:
+                    self._control = server
+
+            self._control_starting = self.spawn(start(), "control")
+        await asyncio.wait({self._control_starting})
+
+    async def _answer_guest(self, op: str, session_id: str, args: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        found = self.owned.get(session_id)
+        if found is None:
+            msg = f"session {session_id} is over"
+            if op == "stop":
+                return None
+            raise StoreError(msg)
+        core, att = found
+        match op:
+            case "watch" | "status":
+                return att.status().to_json()
+            case "stop":
+                await core.flow.stop(att, None, cause="guest", reason=CloseReason.MANUAL)
+                for trouble in att.troubles:
+                    if isinstance(trouble, ReleaseFailed):
+                        raise trouble
+                return None
+            case "extend":
+                await core.extend(att, None, float(args["minutes"]))
+                return None
+            case "cdp_url":
+                return await core.flow.operate(att, None, lambda b: b.cdp_url())
+            case "get_cookies":
+                from lifecycle.cookies import to_cdp  # noqa: PLC0415 - only who uses cookies pays for them
+
+                return [to_cdp(c) for c in await core.flow.operate(att, None, lambda b: b.get_cookies())]
+            case "set_cookies":
+                from lifecycle.cookies import from_cdp  # noqa: PLC0415 - only who uses cookies pays for them
+
+                cookies = [from_cdp(c) for c in args["cookies"]]
+                refused = await core.flow.operate(att, None, lambda b: b.set_cookies(cookies))
+                return [(cookies.index(c), reason) for c, reason in refused]
+            case "clear_cookies":
+                return await core.flow.operate(att, None, lambda b: b.clear_cookies())
+        msg = f"unknown operation {op!r}"
+        raise UsageError(msg)
+
+    async def session_over(self, att: Attachment) -> None:
+        """The owner's attachment ended: guests hear of it."""
+        if att.session_id is None or self.owned.pop(att.session_id, None) is None:
+            return
+        if self._control is not None:
+            end = BackendEnd(
+                state=att.state, reason=att.close_reason or CloseReason.BACKEND, detail=att.error_text() or ""
+            )
+            await self._control.ended(att.session_id, end)
+
+    # --- stores -------------------------------------------------------------------------------------------------
+
+    async def open_store(self, spec: str | Store | None) -> OpenStore:
+        """Open a store, or share the one of the same URL that is open."""
+        store = open_store(spec)
+        key = store.url if store.url != "memory:" else f"memory:{id(store)}"
+        opened = self._stores.get(key)
+        if opened is None:
+            opened = self._stores[key] = OpenStore(key, store)
+            try:
+                await opened.worker.run(store.open)
+            except BaseException:
+                self._stores.pop(key, None)
+                opened.worker.stop()
+                raise
+        opened.users += 1
+        return opened
+
+    async def close_store(self, opened: OpenStore) -> None:
+        """Give a store back; the last user closes it."""
+        opened.users -= 1
+        if opened.users:
+            return
+        self._stores.pop(opened.key, None)
+        for journal in opened.journals.values():
+            await journal.flushed()
+        await opened.worker.run(opened.store.close)
+        opened.worker.stop()
+
+    # --- events for the host's logs -----------------------------------------------------------------------------
+
+    def log_event(self, event: str, context: contextvars.Context | None = None, **fields: object) -> None:
+        """Emit one structlog event off the edge, in `context`; what the host's processors raise is counted."""
+        context = context.copy() if context is not None else contextvars.Context()
+
+        def emit() -> None:
+            try:
+                context.run(_log, event, fields)
+            except Exception:  # noqa: BLE001 - the host's own processors must not hurt a session
+                self.log_errors += 1
+
+        if self._logs is not None:
+            self._logs.submit(emit)
+
+    async def logs_flushed(self) -> None:
+        """Wait until the events queued so far were emitted."""
+        if self._logs is not None:
+            await self._logs.run(lambda: None)
+
+    # --- end of the process and fork ----------------------------------------------------------------------------
+
+    def _at_exit(self) -> None:
+        if not self.thread.alive or self.pid != os.getpid():
+            return
+        done: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+        async def shut() -> None:
+            try:
+                await asyncio.gather(*(core.end_all("exit", CloseReason.ABANDONED) for core in list(self.cores)))
+                for opened in list(self._stores.values()):
+                    for journal in opened.journals.values():
+                        await journal.flushed()
+                await self.logs_flushed()
+                if self._control is not None:
+                    self._control.close()
+            finally:
+                done.put(None)
+
+        self.thread.post(self.fire, shut(), "exit")
+        try:
+            done.get(timeout=EXIT_BUDGET)
+        except queue.Empty:
+            sys.stderr.write(f"lifecycle: sessions could not be ended within {EXIT_BUDGET:g} seconds of the exit\n")
+
+    def abandon_in_child(self) -> None:
+        """In a forked child: close what was inherited with raw closes, and never touch loop or SQLite again."""
+        self.thread.abandon_in_child()
+        if self._gateway is not None:
+            self._gateway.abandon_in_child()
+        for opened in self._stores.values():
+            abandon = getattr(opened.store, "abandon_in_child", None)
+            if abandon is not None:
+                abandon()
+
+
+_supervisors: Final[dict[int, Supervisor]] = {}
+
+
+def supervisor() -> Supervisor:
+    """The supervisor of this process, started when it is first asked for. Any thread, any signal handler."""
+    pid = os.getpid()
+    found = _supervisors.get(pid)
+    if found is not None:
+        return found
+    # No lock: a signal handler may come through here while its own thread is inside. One candidate wins.
+    candidate = Supervisor()
+    found = _supervisors.setdefault(pid, candidate)
+    if found is candidate:
+        candidate.start()
+    else:
+        candidate.thread.loop.close()
+    return found
+
+
+def _after_fork() -> None:
+    for pid in [p for p in _supervisors if p != os.getpid()]:
+        inherited = _supervisors.pop(pid)
+        inherited.abandon_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _log(event: str, fields: Mapping[str, object]) -> None:
+    import structlog  # noqa: PLC0415 - imported on the log thread, not in the caller's import time
+
+    if structlog.is_configured():
+        logger = structlog.get_logger("lifecycle")
+    else:
+        # A host that never configured structlog gets standard logging, which is quiet unless it asks.
+        import logging  # noqa: PLC0415
+
+        stdlib = logging.getLogger("lifecycle")
+        if not stdlib.handlers:
+            stdlib.addHandler(logging.NullHandler())
+        logger = structlog.wrap_logger(
+            stdlib,
+            processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+    level = "warning" if fields.get("dest") == State.ERROR or "error" in fields else "info"
+    getattr(logger, level)(event, **fields)

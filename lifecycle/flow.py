@@ -1,0 +1,489 @@
+"""Carries one edge out: intent, hooks, steps, commit, and the diversion when a step fails.
+
+Rule: every change of state happens here, in the tick in which its record is queued. All of it runs on the
+supervisor's loop. An event is decided and its record numbered before the first await, so events are decided in the
+order in which they arrive. Starting fails closed, ending fails open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from lifecycle.attachment import Attachment, describe
+from lifecycle.audit import RecordKind, StepResult
+from lifecycle.errors import (
+    AuditError,
+    BackendError,
+    ConnectionLost,
+    GuardRejected,
+    InvalidTransition,
+    LifecycleError,
+    ReleaseFailed,
+    StartFailed,
+    StoreError,
+    UnsupportedOperation,
+)
+from lifecycle.hooks import Transition
+from lifecycle.machine import allowed, commit, decide, fail_edge, failed_guard
+from lifecycle.states import STEPS, CloseReason, Event, InFlight, Outcome, Policy, State
+from lifecycle.steps import FlowCaller, FlowHost, Steps, StepTimeout, within
+
+if TYPE_CHECKING:
+    from lifecycle.machine import Decision
+    from lifecycle.ports import Backend, BackendEnd
+    from lifecycle.states import Edge
+
+__all__ = ["Flow"]
+
+T = TypeVar("T")
+
+OPERATION_BUDGET: Final = 60.0
+"""Seconds one operation on the backend may take."""
+
+
+class Flow:
+    """Decides events on attachments and carries their edges out."""
+
+    def __init__(self, host: FlowHost) -> None:
+        self._host = host
+        self._steps = Steps(host)
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    async def start(self, att: Attachment, caller: FlowCaller | None) -> None:
+        """Take the `start` edge, or `attach` when the attachment was given a session id; done when active.
+
+        Raises:
+            InvalidTransition, GuardRejected, SessionEnded: It can't be started as it stands.
+            LifecycleError: A step failed; what was opened has been released.
+        """
+        event = Event.ATTACH if att.guest else Event.START
+        decision = decide(att.state, event, att.facts())
+        if decision.outcome is not Outcome.EDGE or decision.edge is None:
+            raise self._refuse(att, event, decision, caller)
+        att.ended = att.ended or asyncio.Event()
+        att.gone = asyncio.Event()
+        att.in_flight = InFlight(event.value)
+        att.created_at = self._host.clock.utcnow()
+        att.opened_at = att.last_used = self._host.clock.monotonic()
+        self._host.deadlines.watch(DeadlineEntry(self, att))
+        intent = self._record(att, RecordKind.INTENT, decision, caller=caller, event=event, row=True)
+        opening = self._host.spawn(self._open(att, decision.edge, decision, intent, caller), f"{event} {att.attachment_id}")
+        att.opening = opening
+        await asyncio.wait({opening})
+        if att.state is State.ACTIVE and att.in_flight is InFlight.NOTHING:
+            return
+        if att.state is State.NOT_STARTED or att.in_flight is InFlight.ENDING:
+            await att.ended.wait()
+        if att.error is not None and att.ending_dest is State.ERROR:
+            self._told(att, att.error)
+            raise att.error
+        raise att.ended_error()
+
+    async def stop(
+        self,
+        att: Attachment,
+        caller: FlowCaller | None,
+        *,
+        event: Event = Event.STOP,
+        cause: str = "caller",
+        reason: CloseReason | None = None,
+        error: BaseException | None = None,
+    ) -> list[Exception]:
+        """Take an ending edge (stop, detach, expire or fail), join the one in flight, or do nothing when over.
+
+        Returns:
+            What went wrong in the teardown and nobody was told yet. The session is over all the same.
+
+        Raises:
+            InvalidTransition, UnsupportedOperation: A detach that is not possible; the session stays as it is.
+        """
+        decision = decide(att.state, event, att.facts())
+        if decision.outcome is Outcome.REJECTED:
+            raise self._refuse(att, event, decision, caller)
+        if decision.outcome is Outcome.EDGE and decision.edge is not None:
+            if reason is None:
+                reason = {Event.STOP: CloseReason.MANUAL, Event.DETACH: CloseReason.DETACHED}.get(
+                    event, CloseReason.BACKEND
+                )
+            self._begin_ending(att, decision, caller=caller, cause=cause, reason=reason, error=error)
+        else:
+            kind = RecordKind.JOINED if decision.outcome is Outcome.JOINS else RecordKind.IGNORED
+            self._note(att, kind, decision, caller=caller, event=event, cause=cause, reason=reason, error=error)
+        if decision.outcome is not Outcome.IGNORED and att.ended is not None:
+            await att.ended.wait()
+        if event in (Event.STOP, Event.DETACH) and caller is not None:
+            if decision.outcome is Outcome.JOINS:
+                return list(att.troubles)
+            troubles, att.troubles = att.troubles, []
+            return troubles
+        return []
+
+    async def operate(
+        self,
+        att: Attachment,
+        caller: FlowCaller | None,
+        work: Callable[[Backend], Awaitable[T]],
+    ) -> T:
+        """Run one operation on the backend; moves the idle deadline and holds it meanwhile.
+
+        Raises:
+            InvalidTransition: The session was not started.
+            SessionEnded: The session is over or ending.
+        """
+        decision = decide(att.state, Event.OPERATE, att.facts())
+        if decision.outcome is not Outcome.EDGE or att.backend is None:
+            late = att.state is State.ACTIVE and att.in_flight is InFlight.NOTHING
+            if late:  # the deadline passed, but its timer has not had its turn yet
+                self.expire(att)
+            refusal = self._refuse(att, Event.OPERATE, decision, caller)
+            if late and att.ended is not None:
+                await att.ended.wait()
+                raise att.ended_error()
+            raise refusal
+        att.counts["operations"] = att.counts.get("operations", 0) + 1
+        att.busy += 1
+        try:
+            return await within(self._host.clock, OPERATION_BUDGET, work(att.backend))
+        except StepTimeout as e:
+            msg = f"the {att.adapter.name} backend did not answer within {OPERATION_BUDGET:g} seconds"
+            raise ConnectionLost(msg) from e
+        except (ConnectionLost, BackendError) as e:
+            if att.in_flight is InFlight.ENDING or att.state.terminal or att.backend_end is not None:
+                if att.ended is not None and att.backend_end is not None:
+                    await att.ended.wait()
+                raise att.ended_error() from e
+            raise
+        finally:
+            att.busy -= 1
+            att.used()
+
+    async def extended(self, att: Attachment, caller: FlowCaller | None, minutes: float) -> None:
+        """Move the maximum duration, durably. The caller has decided `operate` before."""
+        decision = decide(att.state, Event.OPERATE, att.facts())
+        if decision.edge is None:
+            raise self._refuse(att, Event.OPERATE, decision, caller)
+        att.max_minutes += minutes
+        await self._record(att, RecordKind.EXTENDED, decision, event=Event.OPERATE, caller=caller, row=True)
+
+    def backend_ended(self, att: Attachment, end: BackendEnd) -> None:
+        """The backend ended by itself: an event on its own, or the failure of the step in flight."""
+        if att.backend_end is not None:
+            return
+        att.backend_end = end
+        if att.gone is not None:
+            att.gone.set()
+        if att.in_flight in (InFlight.START, InFlight.ATTACH):
+            return  # the opening sees it at its next step and diverts
+        event = {State.ERROR: Event.FAIL, State.TIMED_OUT: Event.EXPIRE}.get(end.state, Event.STOP)
+        error = ConnectionLost(end.detail or "the backend ended") if event is Event.FAIL else None
+        cause = "owner" if att.guest else "backend"
+        self._host.fire(self._quietly(att, event, cause, end.reason, error), f"{event} {att.attachment_id}")
+
+    def expire(self, att: Attachment) -> None:
+        """A deadline passed."""
+        due = att.deadline()
+        if due is None:
+            return
+        att.due = due
+        self._host.fire(self._quietly(att, Event.EXPIRE, "deadline", due.reason, None), f"expire {att.attachment_id}")
+
+    async def _quietly(
+        self, att: Attachment, event: Event, cause: str, reason: CloseReason, error: BaseException | None
+    ) -> None:
+        await self.stop(att, None, event=event, cause=cause, reason=reason, error=error)
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        att: Attachment,
+        kind: RecordKind,
+        decision: Decision,
+        *,
+        event: Event,
+        caller: FlowCaller | None = None,
+        cause: str = "caller",
+        reason: CloseReason | None = None,
+        error: BaseException | None = None,
+        steps: list[StepResult] | None = None,
+        dest: State | None = None,
+        source: State | None = None,
+        row: bool = False,
+        released: bool = False,
+    ) -> asyncio.Future[None]:
+        """Number a record, queue it, and return the future of its durability."""
+        att.seq += 1
+        takes = decision.edge is not None
+        record = self._host.journal.record(
+            kind=kind,
+            attachment_id=att.attachment_id,
+            attachment_seq=att.seq,
+            session_id=att.session_id,
+            adapter=att.adapter.name,
+            event=event,
+            source=source or att.state,
+            dest=dest or (decision.edge.dest if decision.edge is not None and takes else att.state),
+            in_flight=att.in_flight,
+            cause=cause,
+            close_reason=reason,
+            error=type(error).__name__ if error is not None else None,
+            guards=decision.guards,
+            steps=tuple(steps or ()),
+            counts=dict(att.counts) if kind in (RecordKind.COMMIT, RecordKind.DIVERTED) else {},
+            thread=caller.name if caller is not None else "supervisor",
+            labels=dict(att.options.labels),
+        )
+        return self._host.journal.append(record, row=self._host.row_of(att, released=released) if row else None)
+
+    def _note(self, att: Attachment, kind: RecordKind, decision: Decision, **fields: Any) -> None:  # noqa: ANN401
+        """Queue a record whose durability nobody waits for; the fields are those of `_record`."""
+        self._record(att, kind, decision, **fields).add_done_callback(lambda _: None)
+
+    def _refuse(self, att: Attachment, event: Event, decision: Decision, caller: FlowCaller | None) -> LifecycleError:
+        """Record a rejected event and make the error that tells the caller."""
+        error: LifecycleError
+        if event in (Event.OPERATE, Event.START, Event.ATTACH) and (
+            att.in_flight is InFlight.ENDING or (att.state.terminal and event is Event.OPERATE)
+        ):
+            error = att.ended_error()
+        elif event is Event.DETACH and att.state is State.ACTIVE:
+            error = UnsupportedOperation(
+                operation="detach by the owner of the session",
+                adapter=att.adapter.name,
+                way_out="its browser ends with this process: host it with `lifecycle serve` and attach to it there",
+            )
+        else:
+            failed = failed_guard(decision)
+            if failed is not None:
+                hint = ""
+                if event in (Event.START, Event.ATTACH):
+                    hint = f"{att.in_flight} is in flight already; one start is enough"
+                error = GuardRejected(guard=failed, state=att.state, event=event, hint=hint)
+            else:
+                hint = "call start() first, or use the session in a with block" if event is Event.OPERATE else ""
+                error = InvalidTransition(state=att.state, event=event, allowed=allowed(att.state), hint=hint)
+        self._note(att, RecordKind.REJECTED, decision, caller=caller, event=event, error=error, dest=att.state)
+        return error
+
+    # --- opening ------------------------------------------------------------------------------------------------
+
+    async def _open(
+        self,
+        att: Attachment,
+        edge: Edge,
+        decision: Decision,
+        intent: asyncio.Future[None],
+        caller: FlowCaller | None,
+    ) -> None:
+        """The task of a start or attach. Cancelled by `cancel_start` only."""
+        steps: list[StepResult] = []
+        transition = Transition(event=edge.event, source=edge.source, dest=edge.dest, cause="caller")
+        try:
+            await asyncio.shield(intent)  # no durable intent, no browser
+            await self._steps.run_hooks(att, "before", transition, caller, steps, stop_at_error=True)
+            for step in edge.steps:
+                error = await self._steps.run(att, step, steps)
+                if error is not None:
+                    raise error
+            if att.backend_end is not None:
+                raise ConnectionLost(att.backend_end.detail or "the backend ended while it was being opened")
+        except asyncio.CancelledError:
+            # An ending is in flight and waits for this task; it says how the attempt went on.
+            self._note(att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, steps=steps)
+            return
+        except Exception as e:  # noqa: BLE001 - whatever a step or hook raised is the cause of the diversion
+            self._divert(att, edge, decision, steps, _as_start_error(att, e, steps), caller)
+            return
+        if att.in_flight is InFlight.ENDING:
+            self._note(att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, steps=steps)
+            return
+        commit(att.standing, edge)
+        att.in_flight = InFlight.NOTHING
+        att.used()
+        durable = self._record(
+            att, RecordKind.COMMIT, decision, event=edge.event, caller=caller, steps=steps,
+            source=edge.source, dest=edge.dest, row=True,
+        )  # fmt: skip
+        self._host.opened(att)
+        self._host.deadlines.watch(DeadlineEntry(self, att))
+        after: list[StepResult] = []
+        try:
+            await asyncio.shield(durable)
+            await self._steps.run_hooks(att, "after", transition, caller, after, stop_at_error=True)
+        except asyncio.CancelledError:
+            raise
+        except Exception as e:  # noqa: BLE001 - the start is reported as failed, so nothing may stay open
+            att.error = e
+            await self.stop(att, None, event=Event.FAIL, cause="step", reason=CloseReason.BACKEND, error=e)
+
+    def _divert(
+        self,
+        att: Attachment,
+        edge: Edge,
+        decision: Decision,
+        steps: list[StepResult],
+        error: Exception,
+        caller: FlowCaller | None,
+    ) -> None:
+        """Leave the opening at a failed step and take the `fail` edge, in one tick."""
+        self._note(att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, steps=steps, error=error)
+        if att.in_flight is InFlight.ENDING:
+            return  # a stop or expiry came first; it tears down
+        fail = decide(att.state, Event.FAIL, att.facts())
+        reason = att.backend_end.reason if att.backend_end is not None else CloseReason.BACKEND
+        self._begin_ending(att, fail, caller=caller, cause="step", reason=reason, error=error)
+
+    # --- ending -------------------------------------------------------------------------------------------------
+
+    def _begin_ending(
+        self,
+        att: Attachment,
+        decision: Decision,
+        *,
+        caller: FlowCaller | None,
+        cause: str,
+        reason: CloseReason,
+        error: BaseException | None,
+    ) -> None:
+        """Decide the end of an attachment: from this tick on nothing else can end it."""
+        edge = decision.edge
+        assert edge is not None  # noqa: S101 - the caller looked at the outcome
+        if att.ended is None:
+            att.ended = asyncio.Event()
+        if edge.event is Event.EXPIRE and att.due is None and cause == "deadline":
+            att.due = att.deadline()
+        intent = self._record(
+            att, RecordKind.INTENT, decision, event=edge.event, caller=caller, cause=cause, reason=reason, error=error
+        )
+        att.in_flight = InFlight.ENDING
+        att.ending_dest = edge.dest
+        att.close_reason = reason
+        att.error = error if error is not None else att.error
+        transition = Transition(
+            event=edge.event, source=edge.source, dest=edge.dest, cause=cause, close_reason=reason, error=error
+        )
+        att.ending = self._host.spawn(
+            self._end(att, edge, decision, intent, transition, caller), f"{edge.event} {att.attachment_id}"
+        )
+
+    async def _end(
+        self,
+        att: Attachment,
+        edge: Edge,
+        decision: Decision,
+        intent: asyncio.Future[None],
+        transition: Transition,
+        caller: FlowCaller | None,
+    ) -> None:
+        """The task of an ending. Nothing cancels it, and whatever fails in it, the attachment is over at its end."""
+        steps: list[StepResult] = []
+        released = True
+        if not edge.steps and att.opening is None:
+            intent = _done(intent)  # nothing to undo: one write for intent and commit
+        try:
+            await asyncio.shield(intent)
+        except StoreError as e:
+            att.troubles.append(e)
+        await self._steps.run_hooks(att, "before", transition, caller, steps)
+        for step in edge.steps:
+            error = await self._steps.run(att, step, steps)
+            if error is None:
+                continue
+            if STEPS[step].policy is Policy.RETRY:
+                released = False
+                error = error if isinstance(error, ReleaseFailed) else _release_failed(att, error)
+                att.error = error
+            att.troubles.append(error)
+        if edge.event is Event.DETACH:
+            released = False  # on purpose: the session lives on with its owner
+        dest_edge = edge
+        if edge.steps and not released and edge.event is not Event.DETACH:
+            self._note(
+                att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, cause=transition.cause,
+                reason=att.close_reason, error=att.error, steps=steps,
+            )  # fmt: skip
+            steps = []
+            dest_edge = fail_edge(edge.source)
+        commit(att.standing, dest_edge)
+        att.ending_dest = dest_edge.dest
+        att.closed_at = self._host.clock.utcnow()
+        att.ended_at = self._host.clock.monotonic()
+        durable = self._record(
+            att, RecordKind.COMMIT, decision, event=dest_edge.event, caller=caller, cause=transition.cause,
+            reason=att.close_reason, error=att.error, steps=steps, source=edge.source, dest=dest_edge.dest,
+            row=True, released=released,
+        )  # fmt: skip
+        att.in_flight = InFlight.NOTHING
+        try:
+            await asyncio.shield(durable)
+        except StoreError as e:
+            if not any(isinstance(t, AuditError) for t in att.troubles):
+                att.troubles.append(e)
+        after: list[StepResult] = []
+        await self._steps.run_hooks(att, "after", transition, caller, after)
+        if released:
+            att.backend = None
+        self._host.over(att)
+        if att.ended is not None:
+            att.ended.set()
+
+    def _told(self, att: Attachment, error: BaseException) -> None:
+        """The caller is being told `error`: what else went wrong is added to it as notes."""
+        for trouble in att.troubles:
+            if trouble is not error:
+                error.add_note(f"while it was torn down: {type(trouble).__name__}: {trouble}")
+        att.troubles = []
+
+
+class DeadlineEntry:
+    """An attachment as its timer sees it."""
+
+    __slots__ = ("_att", "_flow", "_was")
+
+    def __init__(self, flow: Flow, att: Attachment) -> None:
+        self._flow = flow
+        self._att = att
+        self._was = att.in_flight
+
+    def due_at(self) -> float | None:
+        """When the attachment is due, as long as it is in the phase that this entry was made for."""
+        if self._att.in_flight is not self._was:
+            return None
+        due = self._att.deadline()
+        return due.at if due is not None else None
+
+    def on_due(self) -> None:
+        """Take the `expire` edge."""
+        self._flow.expire(self._att)
+
+
+def _done(intent: asyncio.Future[None]) -> asyncio.Future[None]:
+    done: asyncio.Future[None] = intent.get_loop().create_future()
+    done.set_result(None)
+    return done
+
+
+def _release_failed(att: Attachment, cause: Exception) -> ReleaseFailed:
+    error = ReleaseFailed(
+        f"the backend of session {att.session_id} could not be released ({describe(cause)}); its ledger row is kept",
+        session_id=att.session_id,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def _as_start_error(att: Attachment, error: Exception, steps: list[StepResult]) -> Exception:
+    """The error that a failed start raises: ours as it is, a foreign one wrapped so that it names the step."""
+    if isinstance(error, LifecycleError):
+        return error
+    step = steps[-1].step if steps else "intent"
+    wrapped = StartFailed(
+        f"{step} failed on the {att.adapter.name!r} adapter: {type(error).__name__}: {error}",
+        step=step,
+        adapter=att.adapter.name,
+    )
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,182 @@
+"""The way into the audit log: numbers records, writes them in groups, keeps what the store refuses.
+
+Rule: a record gets its number in the tick in which the event is decided, so the order of the log is the order of the
+decisions. Nothing is acknowledged before it is durable. What can't be written stays first in line, is kept in a
+rescue file meanwhile, and goes in with the next write that succeeds, so no number is ever missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifecycle.audit import Record
+from lifecycle.errors import StoreError
+from lifecycle.identity import host_name
+from lifecycle.loops import SerialWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lifecycle.ports import Clock, SessionRow, Store
+
+__all__ = ["Journal", "library_version"]
+
+
+def library_version() -> str:
+    """The version of this library, or ``0+unknown`` when it runs from files that were never installed."""
+    from importlib import metadata  # noqa: PLC0415 - costs 10 ms of import time, needed once
+
+    try:
+        return metadata.version("session-lifecycle")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+@dataclass(slots=True)
+class _Pending:
+    records: tuple[Record, ...]
+    row: SessionRow | None
+    done: asyncio.Future[None]
+
+
+class Journal:
+    """One writer on one store. Lives on the supervisor's loop.
+
+    Args:
+        store: An opened store.
+        clock: Stamps the records.
+        worker: The thread that the store is used from.
+        on_record: Called for each record as soon as it is durable or rescued.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, worker: SerialWorker, *, on_record: Callable[[Record], None] | None = None
+    ) -> None:
+        self.store = store
+        self.writer = uuid.uuid4().hex
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._worker = worker
+        self._on_record = on_record
+        self._seq = 0
+        self._queue: list[_Pending] = []
+        self._stuck: list[_Pending] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._version = library_version()
+        self._rescue: Path | None = None
+
+    def record(self, **fields: Any) -> Record:  # noqa: ANN401 - the fields of Record that the caller knows
+        """A record with the writer's next number. It must be passed to `append` in the same tick."""
+        self._seq += 1
+        return Record(
+            writer=self.writer,
+            writer_seq=self._seq,
+            at=self._clock.utcnow(),
+            offset=round(self._clock.monotonic() - self._began, 6),
+            pid=os.getpid(),
+            host=host_name(),
+            library=self._version,
+            **fields,
+        )
+
+    def append(self, *records: Record, row: SessionRow | None = None) -> asyncio.Future[None]:
+        """Queue records, and the ledger row as it is now, for the next group write.
+
+        Returns:
+            A future that is done when they are durable, or raises StoreError when they are not. It may be dropped.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_seen)
+        self._queue.append(_Pending(records, row, done))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        return done
+
+    async def flushed(self) -> None:
+        """Wait until everything queued so far was written or refused."""
+        while self._flusher is not None and not self._flusher.done():
+            await asyncio.wait({self._flusher})
+
+    @property
+    def stuck(self) -> int:
+        """How many records the store has not taken yet."""
+        return sum(len(p.records) for p in self._stuck)
+
+    async def _flush(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue, []
+            group = [*self._stuck, *batch]
+            records = [r for p in group for r in p.records]
+            rows: Mapping[str, SessionRow] = {p.row.session_id: p.row for p in group if p.row is not None}
+            error: StoreError | None = None
+            try:
+                await self._worker.run(self.store.write, records, list(rows.values()))
+            except StoreError as e:
+                error = e
+            except Exception as e:  # noqa: BLE001 - a foreign store may raise anything; it must not end this task
+                error = StoreError(f"the store raised {type(e).__name__}: {e}", store=self.store.url)
+                error.__cause__ = e
+            if error is None:
+                self._stuck = []
+                if self._rescue is not None:
+                    await self._worker.run(_remove, self._rescue)
+                    self._rescue = None
+            else:
+                self._stuck = group
+                self._rescue = await self._worker.run(_rescue, self.writer, [r.to_json() for r in records])
+                error.rescue_path = str(self._rescue) if self._rescue else None
+            for p in batch:
+                if not p.done.done():
+                    if error is None:
+                        p.done.set_result(None)
+                    else:
+                        p.done.set_exception(_again(error))
+                if self._on_record is not None:
+                    for r in p.records:
+                        self._on_record(r)
+
+
+def _seen(future: asyncio.Future[None]) -> None:
+    """Look at the result, so that a future which nobody awaits is not reported as never retrieved."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _again(error: StoreError) -> StoreError:
+    """A copy for each waiter: tracebacks and notes of one must not grow on another's."""
+    copy = StoreError(str(error), store=error.store, rescue_path=error.rescue_path)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def _rescue(writer: str, lines: list[bytes]) -> Path | None:
+    """Write the records that the store refused where they survive this process."""
+    import platformdirs  # noqa: PLC0415 - only needed here
+
+    places = (Path(platformdirs.user_state_dir("lifecycle")) / "rescue", Path(tempfile.gettempdir()))
+    for folder in places:
+        path = folder / f"lifecycle-records-{writer}.jsonl"
+        part = path.with_suffix(".part")
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(fd, "wb") as f:
+                f.write(b"".join(line + b"\n" for line in lines))
+                f.flush()
+                os.fsync(f.fileno())
+            part.replace(path)
+        except OSError:
+            continue  # the next place; None tells the caller that there was none
+        return path
+    return None
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)

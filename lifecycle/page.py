@@ -1,0 +1,270 @@
+"""Playwright pages in the caller's own thread or loop, connected to the session over CDP.
+
+Rule: a page lives where it was made, and so does the driver behind it. Sync sessions of one thread share one driver,
+async sessions of one loop another; it stops when the last of them ends, so that `asyncio.run` works there again (the
+sync API leaves its loop running in the thread). Playwright is imported when a page is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lifecycle.errors import UsageError
+
+if TYPE_CHECKING:
+    from playwright import async_api, sync_api
+
+    from lifecycle.loops import LoopThread
+
+__all__ = ["AsyncPageSlot", "PageSlot", "hold_driver", "release_driver"]
+
+
+class _ThreadDriver:
+    """The Playwright driver of one thread, and who uses it."""
+
+    def __init__(self, worker: LoopThread) -> None:
+        self.ident = threading.get_ident()
+        self.users: set[object] = set()
+        self.playwright: sync_api.Playwright | None = None
+        self._manager: Any = None
+        self._worker = worker
+        self._pid: int | None = None
+
+    def start(self) -> sync_api.Playwright:
+        """The running driver, started when it is not."""
+        if self.playwright is None:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                pass  # what is wanted: Playwright's sync API refuses to start inside a running loop
+            else:
+                msg = (
+                    "session.page can't be used inside a running event loop: use AsyncClient and `await session.page()`, "
+                    "or connect to session.cdp_url() yourself"
+                )
+                raise UsageError(msg)
+            from playwright.sync_api import sync_playwright  # noqa: PLC0415 - 0.2 s that only pages pay for
+
+            self._manager = sync_playwright()
+            try:
+                self.playwright = self._manager.start()
+            except BaseException:
+                self.stop()
+                raise
+            transport = getattr(getattr(self._manager, "_client", None), "_transport", None)
+            self._pid = getattr(getattr(transport, "_proc", None), "pid", None)
+        return self.playwright
+
+    def drop(self, user: object) -> None:
+        """`user` needs it no more; the last one stops it."""
+        self.users.discard(user)
+        if not self.users:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop the driver, in its own thread."""
+        manager, self._manager, self.playwright = self._manager, None, None
+        if manager is not None:
+            manager.__exit__(None, None, None)
+
+    def __del__(self) -> None:
+        # The thread ends with its driver running: nobody can call it any more, so its pipe is closed (the driver
+        # exits when it sees that) and the process is waited for elsewhere.
+        manager, self._manager = self._manager, None
+        if manager is None:
+            return
+        warnings.warn(
+            "a thread ended with Playwright pages open; stop its sessions first", ResourceWarning, stacklevel=2
+        )
+        pipe = manager._client._transport._output.transport.get_extra_info("pipe")  # noqa: SLF001 - no public way
+        pipe.close()
+        _orphans.append(manager)  # its loop can't run any more; finalizing it would only complain
+        if self._pid is not None and self._worker.alive:
+            self._worker.loop.jobs.put(lambda pid=self._pid: _reap(pid))  # type: ignore[misc]
+
+
+_orphans: list[object] = []
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # asyncio's own watcher was first
+        os.waitpid(pid, 0)
+
+
+class _Local(threading.local):
+    driver: _ThreadDriver | None = None
+
+
+_local = _Local()
+
+
+def _driver(worker: LoopThread) -> _ThreadDriver:
+    if _local.driver is None:
+        _local.driver = _ThreadDriver(worker)
+    return _local.driver
+
+
+def hold_driver(worker: LoopThread, user: object) -> None:
+    """Keep this thread's driver, once it runs, until `release_driver`."""
+    _driver(worker).users.add(user)
+
+
+def release_driver(user: object) -> None:
+    """Undo `hold_driver`; the last user stops the driver. Only in the same thread."""
+    if _local.driver is not None:
+        _local.driver.drop(user)
+
+
+class PageSlot:
+    """The sync page of one session.
+
+    Args:
+        worker: The supervisor's thread, for what is left over when a thread ends.
+        user: Who uses the driver: the session.
+    """
+
+    def __init__(self, worker: LoopThread, user: object) -> None:
+        self._worker = worker
+        self._user = user
+        self._thread = threading.current_thread()
+        self._browser: sync_api.Browser | None = None
+        self._page: sync_api.Page | None = None
+
+    def prefetch(self) -> None:
+        """Start the driver of this thread before there is anything to connect to."""
+        driver = _driver(self._worker)
+        driver.users.add(self._user)
+        driver.start()
+
+    def page(self, url: Callable[[], str]) -> sync_api.Page:
+        """The page of the default context, connected when it is first asked for.
+
+        Raises:
+            UsageError: Asked for in another thread, or inside a running event loop.
+        """
+        if threading.current_thread() is not self._thread:
+            msg = (
+                f"session.page belongs to thread {self._thread.name!r}, where it was first used, and Playwright can't be "
+                f"called from {threading.current_thread().name!r}; use one session a thread, or session.cdp_url()"
+            )
+            raise UsageError(msg)
+        if self._page is not None and not self._page.is_closed():
+            return self._page
+        if self._browser is None:
+            driver = _driver(self._worker)
+            driver.users.add(self._user)
+            try:
+                self._browser = driver.start().chromium.connect_over_cdp(url())
+            except BaseException:
+                driver.drop(self._user)
+                raise
+        context = self._browser.contexts[0]
+        self._page = context.pages[0] if context.pages else context.new_page()
+        return self._page
+
+    def close(self) -> None:
+        """Close the connection; in another thread than its own only that thread can, and does when it next may."""
+        if threading.current_thread() is not self._thread:
+            return
+        browser, self._browser, self._page = self._browser, None, None
+        try:
+            if browser is not None:
+                from playwright.sync_api import Error  # noqa: PLC0415 - imported already
+
+                with contextlib.suppress(Error):  # the session is over, so the connection is closed already
+                    browser.close()
+        finally:
+            release_driver(self._user)
+
+
+class _LoopDriver:
+    """The Playwright driver of one event loop."""
+
+    def __init__(self) -> None:
+        self.users: set[object] = set()
+        self.starting: asyncio.Task[async_api.Playwright] | None = None
+
+    async def start(self) -> async_api.Playwright:
+        if self.starting is None:
+            from playwright.async_api import async_playwright  # noqa: PLC0415 - 0.2 s that only pages pay for
+
+            self.starting = asyncio.ensure_future(async_playwright().start())
+        try:
+            return await asyncio.shield(self.starting)
+        except Exception:
+            self.starting = None
+            raise
+
+    async def drop(self, user: object) -> None:
+        self.users.discard(user)
+        if self.users or self.starting is None:
+            return
+        starting, self.starting = self.starting, None
+        playwright = await starting
+        await playwright.stop()
+
+
+_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopDriver] = weakref.WeakKeyDictionary()
+
+
+def _loop_driver() -> _LoopDriver:
+    return _loops.setdefault(asyncio.get_running_loop(), _LoopDriver())
+
+
+class AsyncPageSlot:
+    """The async page of one session."""
+
+    def __init__(self, user: object) -> None:
+        self._user = user
+        self._loop = asyncio.get_running_loop()
+        self._browser: async_api.Browser | None = None
+        self._page: async_api.Page | None = None
+        self._lock = asyncio.Lock()
+
+    async def prefetch(self) -> None:
+        """Start the driver of this loop before there is anything to connect to."""
+        driver = _loop_driver()
+        driver.users.add(self._user)
+        await driver.start()
+
+    async def page(self, url: Callable[[], Any]) -> async_api.Page:
+        """The page of the default context, connected when it is first asked for.
+
+        Raises:
+            UsageError: Asked for on another event loop.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            msg = "session.page() belongs to the event loop where it was first used; use one session a loop"
+            raise UsageError(msg)
+        async with self._lock:
+            if self._page is not None and not self._page.is_closed():
+                return self._page
+            if self._browser is None:
+                driver = _loop_driver()
+                driver.users.add(self._user)
+                playwright = await driver.start()
+                self._browser = await playwright.chromium.connect_over_cdp(await url())
+            context = self._browser.contexts[0]
+            self._page = context.pages[0] if context.pages else await context.new_page()
+            return self._page
+
+    async def close(self) -> None:
+        """Close the connection and give the driver up."""
+        if asyncio.get_running_loop() is not self._loop:
+            return
+        browser, self._browser, self._page = self._browser, None, None
+        try:
+            if browser is not None:
+                from playwright.async_api import Error  # noqa: PLC0415 - imported already
+
+                with contextlib.suppress(Error):  # the session is over, so the connection is closed already
+                    await browser.close()
+        finally:
+            await _loop_driver().drop(self._user)

@@ -1,0 +1,371 @@
+"""The ports: what an adapter, a store and a clock have to be.
+
+Rule: adapters import this module and the other public ones below it (`states`, `errors`, `config`, `cookies`,
+`audit`), never the engine; the engine knows adapters only through what is written here. All coroutines below are
+run on the supervisor's event loop and must not block it: blocking work goes through `Host.run_blocking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, runtime_checkable
+
+from lifecycle.audit import Record
+from lifecycle.states import CloseReason, State
+
+if TYPE_CHECKING:
+    from lifecycle.config import SessionOptions
+    from lifecycle.cookies import Cookie
+
+__all__ = [
+    "Adapter",
+    "Backend",
+    "BackendEnd",
+    "CdpEndpoint",
+    "CdpPipe",
+    "Clock",
+    "Host",
+    "SessionRow",
+    "Store",
+    "Timer",
+]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+# --- time -------------------------------------------------------------------------------------------------------
+
+
+class Timer(Protocol):
+    """A pending wake-up."""
+
+    def cancel(self) -> None:
+        """Drop it; silent when it has fired already."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, as the lifecycle sees it. Inject `lifecycle.testing.ManualClock` in tests."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; what deadlines and budgets are measured with."""
+        ...
+
+    def utcnow(self) -> datetime:
+        """The wall clock as an aware UTC time; what records are stamped with."""
+        ...
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Run `callback` on the event loop of the calling thread once `monotonic()` reaches `when`."""
+        ...
+
+
+# --- browsers ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendEnd:
+    """What a backend says when it ended by itself.
+
+    Attributes:
+        state: The terminal state this leads to: `error` for a crash, `timed_out`, or `closed`.
+        reason: The close_reason to record.
+        detail: A sentence for the error message, without secrets.
+    """
+
+    state: State
+    reason: CloseReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CdpPipe:
+    """The two ends of a browser's ``--remote-debugging-pipe`` (NUL-separated JSON), owned by the receiver.
+
+    Attributes:
+        read_fd: Messages of the browser are read here.
+        write_fd: Commands to the browser are written here.
+    """
+
+    read_fd: int
+    write_fd: int
+
+
+class CdpEndpoint(Protocol):
+    """A gateway over one browser's CDP connection, made by `Host.serve_cdp`."""
+
+    @property
+    def url(self) -> str:
+        """``ws://127.0.0.1:PORT/TOKEN``: a secret, for clients only."""
+        ...
+
+    @property
+    def foreign_cookies(self) -> int:
+        """Cookies seen in browser contexts that clients made, which are not in the default context."""
+        ...
+
+    async def call(
+        self, method: str, params: Mapping[str, object] | None = None, *, session_id: str | None = None
+    ) -> dict[str, object]:
+        """Send one CDP command as the library itself (invisible to clients, does not count as use).
+
+        Raises:
+            BackendError: The browser answered with an error.
+            ConnectionLost: The pipe is closed.
+        """
+        ...
+
+    async def close_clients(self, reason: str) -> None:
+        """Close every client's WebSocket with `reason`; later connections get HTTP 410 with it. Idempotent."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close clients and the connection to the browser. Idempotent."""
+        ...
+
+
+class Host(Protocol):
+    """What the engine offers an adapter for one session."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the client."""
+        ...
+
+    def ended(self, end: BackendEnd) -> None:
+        """Report that the backend ended by itself. Any thread; only the first report counts."""
+        ...
+
+    def used(self) -> None:
+        """Report use: moves the idle deadline. Any thread, and cheap enough for every CDP command."""
+        ...
+
+    async def journal(self, facts: Mapping[str, str]) -> None:
+        """Keep `facts` (a pid, a folder, a remote id) durably in the session's ledger row before going on."""
+        ...
+
+    async def run_blocking(self, func: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run `func` on one of the supervisor's own worker threads (they live until the very exit)."""
+        ...
+
+    async def serve_cdp(self, connection: CdpPipe) -> CdpEndpoint:
+        """Put a gateway in front of a browser's CDP connection and take that connection over.
+
+        The gateway reports use by itself, and a broken connection as a crash.
+        """
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One opened or connected browser session."""
+
+    @property
+    def session_id(self) -> str:
+        """The id of the session; for most adapters the one that `Adapter.open` was given."""
+        ...
+
+    @property
+    def can_live_on(self) -> bool:
+        """True when the session goes on without this process (the guard of `detach`)."""
+        ...
+
+    async def get_cookies(self) -> Sequence[Cookie]:
+        """All cookies of the default context."""
+        ...
+
+    async def set_cookies(self, cookies: Sequence[Cookie]) -> Sequence[tuple[Cookie, str]]:
+        """Set cookies, read them back, and return those that did not take, each with the reason.
+
+        One bad cookie never keeps the others out.
+        """
+        ...
+
+    async def clear_cookies(self) -> None:
+        """Remove every cookie of the default context."""
+        ...
+
+    async def cdp_url(self) -> str:
+        """A WebSocket URL that speaks CDP.
+
+        Raises:
+            UnsupportedOperation: This backend has none.
+        """
+        ...
+
+    async def close_connections(self, reason: str) -> None:
+        """Close what clients have open to the browser. Idempotent."""
+        ...
+
+    async def release(self) -> None:
+        """Give the browser up: end it, remove its folder, tell the service. Idempotent, safe to repeat.
+
+        Raises:
+            ReleaseFailed: It may still run.
+        """
+        ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """A kind of backend. One instance may serve many clients and sessions at once."""
+
+    @property
+    def name(self) -> str:
+        """Short name: ``local``, ``memory``, ``remote``."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do: ``pages`` (has a CDP URL), ``headed``, ``proxy``, ``attach`` (probes ids by itself), ..."""
+        ...
+
+    def check(self, options: SessionOptions) -> None:
+        """Refuse options that this adapter can't carry out; called when the session is made, does no I/O.
+
+        Raises:
+            ConfigError: An option is not allowed here.
+            UnsupportedOperation: An option needs another adapter.
+        """
+        ...
+
+    async def open(self, session_id: str, options: SessionOptions, host: Host) -> Backend:
+        """Open a new browser session.
+
+        Atomic: when it raises or is cancelled, in any tick, what it had opened has been released.
+
+        Raises:
+            StartFailed: No browser came up; says why and what to do.
+            CapacityError: No room.
+        """
+        ...
+
+    async def probe(self, session_id: str, host: Host) -> BackendEnd | None:
+        """Ask the service about a session it owns: None when it is active, else how it ended.
+
+        Raises:
+            ConfigError: There is no such session.
+        """
+        ...
+
+    async def connect(self, session_id: str, options: SessionOptions, host: Host) -> Backend:
+        """Connect to a session that `probe` found active. Atomic like `open`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give up what the adapter itself holds (pooled connections). Idempotent."""
+        ...
+
+
+# --- records ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """The ledger row of a session: what is known of it outside its owner.
+
+    Attributes:
+        session_id: The session.
+        attachment_id: The owner's attachment.
+        adapter: Name of the adapter.
+        state: The last committed state.
+        released: True once the backend was released, or never existed.
+        name: Given by the user, or None.
+        labels: Given by the user.
+        created_at: When its start became durable (UTC).
+        closed_at: When it ended (UTC), or None.
+        last_accessed_at: Last use that is known here (UTC); the owner knows better while the session is active.
+        timeout_minutes: Idle timeout.
+        max_duration_minutes: Absolute limit.
+        close_reason: Why it ended, or None.
+        error: A message for `error`, or None.
+        owner_pid: Process that owns it.
+        owner_started: Identity of that process beside its pid: its start time in clock ticks or epoch text.
+        boot_id: Identity of the boot it ran under.
+        host: Host name of the owner.
+        control: Path of the owner's control socket, or None.
+        facts: What the adapter journalled (browser pid, profile folder, remote id).
+    """
+
+    session_id: str
+    attachment_id: str
+    adapter: str
+    state: State
+    released: bool = False
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: datetime
+    closed_at: datetime | None = None
+    last_accessed_at: datetime
+    timeout_minutes: float
+    max_duration_minutes: float
+    close_reason: CloseReason | None = None
+    error: str | None = None
+    owner_pid: int
+    owner_started: str
+    boot_id: str
+    host: str
+    control: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """Where records and ledger rows are kept.
+
+    All methods block and are called from one worker thread at a time; none is called on an event loop.
+    """
+
+    @property
+    def url(self) -> str:
+        """What the store was opened with, without secrets."""
+        ...
+
+    def open(self) -> None:
+        """Open or create it. Raises StoreError naming the place and the way out."""
+        ...
+
+    def write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
+        """Append `records` and put `rows` (inserted or replaced by session_id), all or nothing, durable on return.
+
+        Raises:
+            StoreError: Nothing was written. Also raised for a second terminal commit of one attachment, and for a
+                gap or a repeat in a writer's or attachment's sequence.
+        """
+        ...
+
+    def records(
+        self,
+        *,
+        session_id: str | None = None,
+        attachment_id: str | None = None,
+        after: int = 0,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> Sequence[tuple[int, Record]]:
+        """Records with their number in the store, oldest first, numbered above `after`.
+
+        With `newest`, the last `limit` of them (still oldest first).
+        """
+        ...
+
+    def session(self, session_id: str) -> SessionRow | None:
+        """The ledger row of a session."""
+        ...
+
+    def sessions(
+        self,
+        *,
+        status: State | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> Sequence[SessionRow]:
+        """Ledger rows, newest first. With `labels`, those that carry all of them."""
+        ...
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        ...

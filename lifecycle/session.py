@@ -1,0 +1,518 @@
+"""The handles of a session: `Session` for threads, `AsyncSession` for tasks.
+
+Rule: no logic. A handle posts to the supervisor and waits; what it waits for is the same in both. The one thing a
+handle owns is the Playwright page, which lives in the caller's own thread or loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from lifecycle.attachment import Attachment, SessionStatus
+from lifecycle.config import check_minutes
+from lifecycle.errors import CookieRejected, LifecycleError, UsageError
+from lifecycle.hooks import HookFunction, inside_hook_of, make_hooks
+from lifecycle.page import AsyncPageSlot, PageSlot
+from lifecycle.states import Event, State
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from playwright import async_api, sync_api
+
+    from lifecycle.audit import Record
+    from lifecycle.callers import Caller
+    from lifecycle.client import AsyncClient, Client
+    from lifecycle.cookies import Cookie, CookieDict
+    from lifecycle.core import ClientCore
+    from lifecycle.ports import Backend
+
+__all__ = ["AsyncSession", "Session"]
+
+F = TypeVar("F", bound=HookFunction)
+
+
+class _Exit:
+    """``__exit__`` as a descriptor that outlives an interrupt at its own first line.
+
+    A ``with`` statement looks ``__exit__`` up before it calls ``__enter__``, and holds what it finds until the block
+    is left. What it finds here is an object of its own; when that is dropped without the session having ended (an
+    exception struck between ``__enter__`` and the body, or in the first instruction of ``__exit__``), its finalizer
+    ends the session on the supervisor.
+    """
+
+    def __init__(self, leave: Callable[..., Any]) -> None:
+        self._leave = leave
+
+    def __get__(self, session: _Handle | None, owner: type | None = None) -> Callable[..., Any]:
+        if session is None:
+            return self._leave
+        leave = functools.partial(self._leave, session)
+        att, core = session._att, session._core  # noqa: SLF001 - a part of the handle
+        rescue = weakref.finalize(leave, _rescue, core, att)
+        rescue.atexit = False  # the supervisor ends what is active at exit
+        return leave
+
+
+def _rescue(core: ClientCore, att: Attachment) -> None:
+    if att.state.terminal or not core.supervisor.thread.alive:
+        return
+    core.supervisor.thread.post(core.left_block, att)
+
+
+class _Handle:
+    """What both handles share: plain reads, and the work they ask the supervisor for."""
+
+    def __init__(self, core: ClientCore, att: Attachment) -> None:
+        self._core = core
+        self._att = att
+
+    @property
+    def session_id(self) -> str:
+        """The session's id.
+
+        Raises:
+            UsageError: The service gives it at the start, and the session was not started.
+        """
+        if self._att.session_id is None:
+            msg = "the service gives the session its id when it starts; start it first"
+            raise UsageError(msg)
+        return self._att.session_id
+
+    @property
+    def attachment_id(self) -> str:
+        """The id of this attachment to the session."""
+        return self._att.attachment_id
+
+    @property
+    def state(self) -> State:
+        """The committed state, read without I/O. It compares equal to its name, such as ``"active"``."""
+        return self._att.state
+
+    def hook(
+        self,
+        *,
+        before: str | Iterable[str] | None = None,
+        after: str | Iterable[str] | None = None,
+        on_error: str = "raise",
+        needs_page: bool = False,
+        budget: float = 10.0,
+    ) -> Callable[[F], F]:
+        """Register a hook on edges of this session; see `Client.hook`."""
+
+        def register(func: F) -> F:
+            self._att.hooks += make_hooks(
+                func, before=before, after=after, on_error=on_error, needs_page=needs_page, budget=budget,
+                allow_async=isinstance(self, AsyncSession),
+            )  # fmt: skip
+            return func
+
+        return register
+
+    def _check_hook(self, name: str) -> None:
+        if inside_hook_of(self._att.attachment_id):
+            msg = f"{name}() in a hook of the same session would wait for the edge that waits for the hook"
+            raise UsageError(msg)
+
+    async def _do_start(self, caller: Caller) -> None:
+        await self._core.start(self._att, caller)
+
+    async def _do_stop(self, caller: Caller) -> None:
+        await self._core.end(self._att, caller)
+
+    async def _do_detach(self, caller: Caller) -> None:
+        await self._core.end(self._att, caller, Event.DETACH)
+
+    async def _do_leave(self, caller: Caller) -> None:
+        """The end of a with block: what `on_exit` says, or nothing but telling when the session is over already."""
+        await self._core.leave(self._att, caller)
+
+    async def _do_touch(self, caller: Caller) -> None:
+        await self._core.touch(self._att, caller)
+
+    async def _do_status(self, _: Caller) -> SessionStatus:
+        return await self._core.status(self._att)
+
+    async def _do_history(self, _: Caller) -> list[Record]:
+        return list(await self._core.history(self._att))
+
+    async def _do_wait_ended(self, _: Caller) -> SessionStatus:
+        return await self._core.wait_ended(self._att)
+
+    async def _do_cdp_url(self, caller: Caller) -> str:
+        async def work(backend: Backend) -> str:
+            return await backend.cdp_url()
+
+        return await self._core.operate(self._att, caller, work)
+
+    async def _do_get_cookies(self, caller: Caller) -> list[CookieDict]:
+        from lifecycle.cookies import to_playwright  # noqa: PLC0415 - only who uses cookies pays for them
+
+        async def work(backend: Backend) -> Sequence[Cookie]:
+            return await backend.get_cookies()
+
+        return [to_playwright(c) for c in await self._core.operate(self._att, caller, work)]
+
+    def _do_set_cookies(
+        self, cookies: Iterable[Mapping[str, object] | Cookie] | None, cookie_file: str | os.PathLike[str] | None
+    ) -> Callable[[Caller], Awaitable[None]]:
+        from lifecycle.cookies import parse_cookies  # noqa: PLC0415 - only who uses cookies pays for them
+
+        if (cookies is None) == (cookie_file is None):
+            msg = "set_cookies takes cookies=[...] or cookie_file=, one of them"
+            raise UsageError(msg)
+
+        async def work(caller: Caller) -> None:
+            if cookie_file is not None:
+                good, bad = await self._core.read_cookie_file(cookie_file)
+            else:
+                good, bad = parse_cookies(cookies or ())
+
+            async def send(backend: Backend) -> Sequence[tuple[Cookie, str]]:
+                return await backend.set_cookies(good)
+
+            refused = await self._core.operate(self._att, caller, send)
+            bad = [*bad, *((c.name, reason) for c, reason in refused)]
+            if bad:
+                raise CookieRejected(names=[n for n, _ in bad], reasons=[r for _, r in bad])
+
+        return work
+
+    def _do_extend(self, minutes: float) -> Callable[[Caller], Awaitable[SessionStatus]]:
+        checked = check_minutes("minutes", minutes)
+
+        async def work(caller: Caller) -> SessionStatus:
+            await self._core.extend(self._att, caller, checked)
+            return await self._core.status(self._att)
+
+        return work
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._att.session_id} {self._att.state}>"
+
+
+def _leave(
+    session: Session,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    del kind, trace
+    try:
+        session._end(session._do_leave, None)  # noqa: SLF001 - this is the handle's own method
+    except LifecycleError as trouble:
+        if error is None:
+            raise
+        error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
+
+
+class Session(_Handle):
+    """A browser session, for use from threads. Made by `Client.Session`."""
+
+    def __init__(self, client: Client, core: ClientCore, att: Attachment) -> None:
+        super().__init__(core, att)
+        self._client = client
+        self._slot: PageSlot | None = None
+
+    def _call(self, work: Callable[[Caller], Any], timeout: float | None = None) -> Any:  # noqa: ANN401
+        return self._core.supervisor.call(work, timeout=timeout)
+
+    def start(self) -> Self:
+        """Start the session, or attach to it when it was made with an id; returns it active.
+
+        Interrupted at any moment, what was opened is released and the interruption raised.
+
+        Raises:
+            CookieFileError: The cookie file can't be read; no browser was started.
+            StartFailed: No browser came up, or it could not be connected to.
+            SessionEnded: The session to attach to is over.
+            InvalidTransition, GuardRejected: It was started already.
+        """
+        self._check_hook("start")
+        begun = False
+        try:
+            caller = self._core.supervisor.begin(self._do_start)
+            begun = True
+            self._client._keep(self)  # noqa: SLF001 - the client keeps active sessions alive
+            if self._att.options.prefetch_page:
+                self._slot = self._slot or PageSlot(self._core.supervisor.thread, self)
+                self._slot.prefetch()
+            caller.wait()
+            return self
+        except BaseException as error:
+            if begun and not isinstance(error, UsageError):
+                self._undo_start(error)
+            raise
+
+    def _undo_start(self, error: BaseException) -> None:
+        try:
+            if not self._att.state.terminal:
+                self._core.supervisor.begin(self._do_stop).wait_through()
+        except LifecycleError as trouble:
+            error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
+        finally:
+            self._close_slot()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop the session: save cookies, close connections, release the browser. Idempotent, from any thread.
+
+        Args:
+            timeout: Seconds to wait at most; the teardown goes on past it.
+
+        Raises:
+            TimeoutError: The teardown takes longer than `timeout`.
+            ReleaseFailed, CookieSaveError, HookError, AuditError: The session is over, but this went wrong.
+        """
+        self._check_hook("stop")
+        self._end(self._do_stop, timeout)
+
+    def detach(self) -> None:
+        """Leave the session running, and end only this attachment.
+
+        Raises:
+            UnsupportedOperation: This attachment owns the session, which ends with it.
+        """
+        self._check_hook("detach")
+        self._end(self._do_detach, None)
+
+    def _end(self, work: Callable[[Caller], Any], timeout: float | None) -> None:
+        try:
+            if timeout is None:
+                self._core.supervisor.begin(work).wait_through()
+            else:
+                self._call(work, timeout)
+        finally:
+            if self._att.state.terminal:
+                self._close_slot()
+
+    def _close_slot(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    if TYPE_CHECKING:
+
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+            /,
+        ) -> None:
+            """Stop or detach, as `on_exit` says; an exception of the body arrives unchanged."""
+
+    else:
+        __exit__ = _Exit(_leave)
+
+    @property
+    def page(self) -> sync_api.Page:
+        """The Playwright page of the session's default context, connected when it is first asked for.
+
+        Raises:
+            SessionEnded: The session is over.
+            UsageError: Used in another thread than before, or inside a running event loop.
+            UnsupportedOperation: The adapter has no browser.
+        """
+        if self._att.state is not State.ACTIVE or self._slot is None:
+            self._call(self._do_touch)
+        if self._slot is None:
+            self._slot = PageSlot(self._core.supervisor.thread, self)
+        return self._slot.page(self.cdp_url)
+
+    def cdp_url(self) -> str:
+        """A WebSocket URL that speaks CDP, for Playwright, Puppeteer or any other client. It is a secret."""
+        url: str = self._call(self._do_cdp_url)
+        return url
+
+    def status(self) -> SessionStatus:
+        """Everything that is known about the session now."""
+        status: SessionStatus = self._call(self._do_status)
+        return status
+
+    def history(self) -> list[Record]:
+        """The transition log of the session, oldest first, of all its attachments."""
+        records: list[Record] = self._call(self._do_history)
+        return records
+
+    def get_cookies(self) -> list[CookieDict]:
+        """The cookies of the default context, in the shape of Playwright's ``BrowserContext.add_cookies``."""
+        cookies: list[CookieDict] = self._call(self._do_get_cookies)
+        return cookies
+
+    def set_cookies(
+        self,
+        *,
+        cookies: Iterable[Mapping[str, object] | Cookie] | None = None,
+        cookie_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Set cookies of the default context, from a list in any known dialect or from a file.
+
+        Raises:
+            CookieRejected: Some were refused, by name; all others were set.
+            CookieFileError: The file can't be read.
+        """
+        self._call(self._do_set_cookies(cookies, cookie_file))
+
+    def extend(self, *, minutes: float) -> SessionStatus:
+        """Move the maximum duration by `minutes`; recorded before it is acknowledged."""
+        status: SessionStatus = self._call(self._do_extend(minutes))
+        return status
+
+    def wait_ended(self, timeout: float | None = None) -> SessionStatus:
+        """Wait until the session is over, for at most `timeout` seconds.
+
+        Raises:
+            TimeoutError: It is not over yet.
+        """
+        status: SessionStatus = self._call(self._do_wait_ended, timeout)
+        return status
+
+
+async def _aleave(
+    session: AsyncSession,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    del kind, trace
+    try:
+        await session._end(session._do_leave, None)  # noqa: SLF001 - this is the handle's own method
+    except LifecycleError as trouble:
+        if error is None:
+            raise
+        error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
+
+
+class AsyncSession(_Handle):
+    """A browser session, for use from tasks. Made by `AsyncClient.Session`; the methods are those of `Session`."""
+
+    def __init__(self, client: AsyncClient, core: ClientCore, att: Attachment) -> None:
+        super().__init__(core, att)
+        self._client = client
+        self._slot: AsyncPageSlot | None = None
+
+    async def _call(self, work: Callable[[Caller], Any], timeout: float | None = None) -> Any:  # noqa: ANN401, ASYNC109
+        return await self._core.supervisor.acall(work, timeout=timeout)
+
+    async def start(self) -> Self:
+        """Start or attach; see `Session.start`. Cancelled in any tick, what was opened is released."""
+        self._check_hook("start")
+        begun = False
+        try:
+            caller = self._core.supervisor.abegin(self._do_start)
+            begun = True
+            self._client._keep(self)  # noqa: SLF001 - the client keeps active sessions alive
+            if self._att.options.prefetch_page:
+                self._slot = self._slot or AsyncPageSlot(self)
+                await self._slot.prefetch()
+            await caller.wait()
+            return self
+        except BaseException as error:
+            if begun and not isinstance(error, UsageError):
+                await self._undo_start(error)
+            raise
+
+    async def _undo_start(self, error: BaseException) -> None:
+        try:
+            if not self._att.state.terminal:
+                await self._core.supervisor.abegin(self._do_stop).wait_through()
+        except LifecycleError as trouble:
+            error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
+        finally:
+            await self._close_slot()
+
+    async def stop(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - bounds the wait, not the work
+        """Stop the session; see `Session.stop`."""
+        self._check_hook("stop")
+        await self._end(self._do_stop, timeout)
+
+    async def detach(self) -> None:
+        """Leave the session running; see `Session.detach`."""
+        self._check_hook("detach")
+        await self._end(self._do_detach, None)
+
+    async def _end(self, work: Callable[[Caller], Any], timeout: float | None) -> None:  # noqa: ASYNC109
+        try:
+            if timeout is None:
+                await self._core.supervisor.abegin(work).wait_through()
+            else:
+                await self._call(work, timeout)
+        finally:
+            if self._att.state.terminal:
+                await self._close_slot()
+
+    async def _close_slot(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            await slot.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    if TYPE_CHECKING:
+
+        async def __aexit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+            /,
+        ) -> None:
+            """Stop or detach, as `on_exit` says; an exception of the body arrives unchanged."""
+
+    else:
+        __aexit__ = _Exit(_aleave)
+
+    async def page(self) -> async_api.Page:
+        """The Playwright page of the default context; see `Session.page`."""
+        if self._att.state is not State.ACTIVE or self._slot is None:
+            await self._call(self._do_touch)
+        if self._slot is None:
+            self._slot = AsyncPageSlot(self)
+        return await self._slot.page(self.cdp_url)
+
+    async def cdp_url(self) -> str:
+        """A WebSocket URL that speaks CDP; see `Session.cdp_url`."""
+        url: str = await self._call(self._do_cdp_url)
+        return url
+
+    async def status(self) -> SessionStatus:
+        """Everything that is known about the session now."""
+        status: SessionStatus = await self._call(self._do_status)
+        return status
+
+    async def history(self) -> list[Record]:
+        """The transition log of the session, oldest first, of all its attachments."""
+        records: list[Record] = await self._call(self._do_history)
+        return records
+
+    async def get_cookies(self) -> list[CookieDict]:
+        """The cookies of the default context; see `Session.get_cookies`."""
+        cookies: list[CookieDict] = await self._call(self._do_get_cookies)
+        return cookies
+
+    async def set_cookies(
+        self,
+        *,
+        cookies: Iterable[Mapping[str, object] | Cookie] | None = None,
+        cookie_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Set cookies of the default context; see `Session.set_cookies`."""
+        await self._call(self._do_set_cookies(cookies, cookie_file))
+
+    async def extend(self, *, minutes: float) -> SessionStatus:
+        """Move the maximum duration by `minutes`; recorded before it is acknowledged."""
+        status: SessionStatus = await self._call(self._do_extend(minutes))
+        return status
+
+    async def wait_ended(self, timeout: float | None = None) -> SessionStatus:  # noqa: ASYNC109
+        """Wait until the session is over; see `Session.wait_ended`."""
+        status: SessionStatus = await self._call(self._do_wait_ended, timeout)
+        return status

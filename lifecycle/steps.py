@@ -1,0 +1,391 @@
+"""Runs one step, or one hook, of an edge under its rule: budget, attempts, policy.
+
+Rule: a step reports how it went and decides nothing; what follows from a failure is the flow's to say. A step that
+needs the backend ends when the backend does, and none outlasts its budget, even if it ignores its cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from lifecycle.audit import StepOutcome, StepResult
+from lifecycle.errors import ConnectionLost, CookieSaveError, HookError, LifecycleError, ReleaseFailed, StartFailed
+from lifecycle.states import STEPS, Policy, Step
+
+if TYPE_CHECKING:
+    from lifecycle.attachment import Attachment
+    from lifecycle.deadlines import Deadlines
+    from lifecycle.hooks import Hook, Transition
+    from lifecycle.journal import Journal
+    from lifecycle.ports import Backend, BackendEnd, Clock, Host, SessionRow
+
+__all__ = ["CallerLeft", "FlowCaller", "FlowHost", "StepTimeout", "Steps", "within"]
+
+T = TypeVar("T")
+
+GRACE: Final = 2.0
+"""Seconds of real time that a cancelled step gets to unwind before the edge goes on without it."""
+
+
+class StepTimeout(Exception):  # noqa: N818 - never leaves this module unwrapped
+    """A step outlasted its budget."""
+
+
+class CallerLeft(Exception):  # noqa: N818 - an event, not an error
+    """The caller in whose thread a hook should run was interrupted."""
+
+
+class FlowCaller(Protocol):
+    """The caller of an edge, as far as the flow needs one."""
+
+    @property
+    def name(self) -> str:
+        """Name of its thread or task, for the record."""
+
+    async def run_hook(self, hook: Hook, attachment_id: str, session: object, transition: Transition) -> None:
+        """Run a hook in the caller's own thread or loop. Raises what the hook raises, or CallerLeft."""
+
+
+class FlowHost(Protocol):
+    """What the engine gives the flow."""
+
+    clock: Clock
+    journal: Journal
+    deadlines: Deadlines
+
+    def host_of(self, att: Attachment) -> Host:
+        """The port that the attachment's adapter talks to."""
+
+    def row_of(self, att: Attachment, *, released: bool) -> SessionRow | None:
+        """The ledger row of the attachment as things stand."""
+
+    def handle_of(self, att: Attachment) -> object | None:
+        """The user's handle, for hooks; None when it is gone."""
+
+    def hooks_of(self, att: Attachment) -> list[Hook]:
+        """The client's hooks, then the session's own."""
+
+    async def run_hook_on_worker(self, hook: Hook, att: Attachment, session: object, transition: Transition) -> None:
+        """Run a hook that has no caller."""
+
+    async def run_blocking(self, func: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 - as the function takes
+        """Run `func` on a worker."""
+
+    async def probe(self, att: Attachment) -> BackendEnd | None:
+        """Ask the owner, or the service, how the session stands."""
+
+    async def connect(self, att: Attachment) -> Backend:
+        """Connect to the session as a guest, or through the service."""
+
+    def spawn(self, coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start a task that is kept until it is done."""
+
+    def fire(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        """Start a task that nobody waits for."""
+
+    def opened(self, att: Attachment) -> None:
+        """The attachment became active."""
+
+    def over(self, att: Attachment) -> None:
+        """The attachment reached a terminal state."""
+
+
+async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
+    """Await `work` for at most `seconds` of the clock, then cancel it and go on even if it ignores that.
+
+    Raises:
+        StepTimeout: The budget passed.
+    """
+    loop = asyncio.get_running_loop()
+    task: asyncio.Future[T] = asyncio.ensure_future(work)
+    over: asyncio.Future[None] = loop.create_future()
+    late = False
+
+    def finish() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+        loop.call_later(GRACE, finish)
+
+    task.add_done_callback(lambda _: finish())
+    timer = clock.call_at(clock.monotonic() + seconds, expire)
+    try:
+        await over
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task}, timeout=GRACE)
+        raise
+    finally:
+        timer.cancel()
+    if not task.done() or (late and task.cancelled()):
+        raise StepTimeout
+    return task.result()
+
+
+class Steps:
+    """The steps and hooks of the edges, as functions on an attachment."""
+
+    def __init__(self, host: FlowHost) -> None:
+        self._host = host
+        self._steps: Mapping[Step, Callable[[Attachment], Awaitable[str | None]]] = {
+            Step.READ_COOKIES: self._read_cookies,
+            Step.OPEN_BACKEND: self._open_backend,
+            Step.PROBE_BACKEND: self._probe_backend,
+            Step.CONNECT_BACKEND: self._connect_backend,
+            Step.LOAD_COOKIES: self._load_cookies,
+            Step.OPEN_VIEWER: self._open_viewer,
+            Step.CANCEL_START: self._cancel_start,
+            Step.SAVE_COOKIES: self._save_cookies,
+            Step.CLOSE_CONNECTIONS: self._close_connections,
+            Step.RELEASE_BACKEND: self._release_backend,
+        }
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    async def run(self, att: Attachment, step: Step, results: list[StepResult]) -> Exception | None:
+        """Run one step under its rule and append how it went.
+
+        Returns:
+            What it raised in the end, None when it is done or was skipped.
+        """
+        rule = STEPS[step]
+        clock = self._host.clock
+        began = clock.monotonic()
+        outcome = StepOutcome.DONE
+        note: str | None = None
+        error: Exception | None
+        attempt = 0
+        while True:
+            attempt += 1
+            error = None
+            if rule.needs_backend and att.backend_end is not None:
+                outcome, note = StepOutcome.SKIPPED, "the backend is gone"
+                if rule.policy is Policy.DIVERT:
+                    error = ConnectionLost(att.backend_end.detail or "the backend ended")
+                elif step is Step.SAVE_COOKIES and att.loaded is not None:
+                    note = "the backend is gone, its last cookies with it"
+                break
+            try:
+                note = await within(
+                    clock, rule.budget, self._until_gone(att, rule.needs_backend, self._steps[step](att))
+                )
+                outcome = StepOutcome.DONE if note is None or not note.startswith("skip:") else StepOutcome.SKIPPED
+                note = note.removeprefix("skip:") if note else None
+                break
+            except asyncio.CancelledError:
+                results.append(StepResult(step=step, outcome=StepOutcome.CANCELLED, ms=_ms(clock, began)))
+                raise
+            except StepTimeout:
+                outcome = StepOutcome.TIMED_OUT
+                error = _too_slow(att, step, rule.budget)
+            except _Gone:
+                continue
+            except Exception as e:  # noqa: BLE001 - the step's policy says what follows
+                outcome, error = StepOutcome.FAILED, e
+            if attempt >= rule.attempts:
+                break
+            await asyncio.sleep(0.05 * attempt)
+        results.append(
+            StepResult(
+                step=step, outcome=outcome, ms=_ms(clock, began), attempts=attempt,
+                error=type(error).__name__ if error is not None else None, note=note,
+            )
+        )  # fmt: skip
+        return error
+
+    async def _until_gone(self, att: Attachment, needed: bool, work: Awaitable[T]) -> T:
+        """Await `work`, but not past the end of the backend when the step needs it."""
+        if not needed or att.gone is None:
+            return await work
+        task: asyncio.Future[T] = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(att.gone.wait())
+        either: set[asyncio.Future[Any]] = {task, gone}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise _Gone
+        finally:
+            gone.cancel()
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({task}, timeout=GRACE)
+
+    async def _read_cookies(self, att: Attachment) -> str | None:
+        path = att.options.cookie_file
+        if path is None:
+            return "skip:no cookie file"
+        from lifecycle.cookies import read_cookie_file  # noqa: PLC0415 - only sessions with a file pay for it
+
+        now = self._host.clock.utcnow().timestamp()
+        att.loaded = await self._host.run_blocking(lambda: read_cookie_file(path, now=now))
+        if att.loaded.rejected:
+            att.counts["cookies_unreadable"] = len(att.loaded.rejected)
+            return "unreadable: " + ", ".join(name for name, _ in att.loaded.rejected)
+        return None
+
+    async def _open_backend(self, att: Attachment) -> str | None:
+        assert att.session_id is not None or "assigns_ids" in att.adapter.capabilities  # noqa: S101
+        att.backend = await att.adapter.open(att.session_id or "", att.options, self._host.host_of(att))
+        att.session_id = att.backend.session_id
+        return None
+
+    async def _probe_backend(self, att: Attachment) -> str | None:
+        end = await self._host.probe(att)
+        if end is not None:
+            att.backend_end = end
+            att.ending_dest, att.close_reason = end.state, end.reason
+            error = att.ended_error()
+            att.ending_dest, att.close_reason = None, None
+            raise error
+        return None
+
+    async def _connect_backend(self, att: Attachment) -> str | None:
+        att.backend = await self._host.connect(att)
+        return None
+
+    async def _load_cookies(self, att: Attachment) -> str | None:
+        if att.loaded is None or not att.loaded.cookies:
+            return "skip:no cookies to load"
+        assert att.backend is not None  # noqa: S101 - the step before it opened it
+        rejected = await att.backend.set_cookies(att.loaded.cookies)
+        att.refused = tuple(c for c, _ in rejected)
+        att.counts["cookies_loaded"] = len(att.loaded.cookies) - len(rejected)
+        if rejected:
+            att.counts["cookies_rejected"] = len(rejected)
+            return "refused by the browser: " + ", ".join(f"{c.name} ({why})" for c, why in rejected)
+        return None
+
+    async def _open_viewer(self, att: Attachment) -> str | None:
+        if att.options.headless:
+            return "skip:headless"
+        return "skip:no viewer" if not att.facts_kept.get("headed") else None
+
+    async def _cancel_start(self, att: Attachment) -> str | None:
+        opening = att.opening
+        if opening is None or opening.done():
+            return None
+        opening.cancel()
+        await asyncio.wait({opening})
+        return None
+
+    async def _save_cookies(self, att: Attachment) -> str | None:
+        loaded, backend = att.loaded, att.backend
+        if loaded is None or backend is None:
+            return "skip:no cookie file"
+        from lifecycle.cookies import save_cookie_file  # noqa: PLC0415 - only sessions with a file pay for it
+
+        current = await backend.get_cookies()
+        now = self._host.clock.utcnow().timestamp()
+        saved = await self._host.run_blocking(lambda: save_cookie_file(loaded, current, now=now, refused=att.refused))
+        att.counts["cookies_saved"] = saved.saved
+        if saved.conflicts:
+            att.counts["cookie_conflicts"] = len(saved.conflicts)
+            return "changed here and by others too, ours kept: " + ", ".join(saved.conflicts)
+        return None
+
+    async def _close_connections(self, att: Attachment) -> str | None:
+        if att.backend is None:
+            return "skip:nothing is open"
+        await att.backend.close_connections(str(att.close_reason or "closed"))
+        return None
+
+    async def _release_backend(self, att: Attachment) -> str | None:
+        if att.backend is None:
+            return "skip:nothing is open"
+        await att.backend.release()
+        return None
+
+    # --- hooks --------------------------------------------------------------------------------------------------
+
+    async def run_hooks(
+        self,
+        att: Attachment,
+        when: str,
+        transition: Transition,
+        caller: FlowCaller | None,
+        results: list[StepResult],
+        *,
+        stop_at_error: bool = False,
+    ) -> None:
+        """Run the hooks of an edge in the order in which they were registered.
+
+        Raises:
+            HookError: With `stop_at_error`, a hook with ``on_error="raise"`` failed; else that is kept as trouble.
+        """
+        for hook in self._host.hooks_of(att):
+            if hook.when != when or hook.event is not transition.event:
+                continue
+            began = self._host.clock.monotonic()
+            error, outcome, note = await self._run_hook(att, hook, transition, caller)
+            results.append(
+                StepResult(
+                    step=f"{when}:{hook.name}", outcome=outcome, ms=_ms(self._host.clock, began),
+                    error=type(error).__name__ if error is not None else None, note=note,
+                )
+            )  # fmt: skip
+            if error is None or hook.on_error == "log":
+                continue
+            edge = f"{transition.event}: {transition.source} -> {transition.dest}"
+            wrapped = HookError(edge=edge, hook=hook.name, reason=_hook_reason(error, hook))
+            wrapped.__cause__ = error
+            if stop_at_error:
+                raise wrapped
+            att.troubles.append(wrapped)
+
+    async def _run_hook(
+        self, att: Attachment, hook: Hook, transition: Transition, caller: FlowCaller | None
+    ) -> tuple[BaseException | None, StepOutcome, str | None]:
+        session = self._host.handle_of(att)
+        if session is None:
+            return None, StepOutcome.SKIPPED, "the session object is gone"
+        try:
+            if caller is not None:
+                try:
+                    run = caller.run_hook(hook, att.attachment_id, session, transition)
+                    await within(self._host.clock, hook.budget, run)
+                except CallerLeft:
+                    caller = None
+                else:
+                    return None, StepOutcome.DONE, None
+            if hook.needs_page:
+                return None, StepOutcome.SKIPPED, "no caller whose page it could use"
+            await within(self._host.clock, hook.budget, self._host.run_hook_on_worker(hook, att, session, transition))
+        except StepTimeout as e:
+            return e, StepOutcome.TIMED_OUT, None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as e:  # noqa: BLE001 - a hook may raise anything; no hook aborts a teardown
+            return e, StepOutcome.FAILED, None
+        return None, StepOutcome.DONE, None
+
+
+class _Gone(Exception):  # noqa: N818 - never leaves this module
+    """The backend ended while a step needed it."""
+
+
+def _ms(clock: Clock, began: float) -> float:
+    return round((clock.monotonic() - began) * 1000, 3)
+
+
+def _hook_reason(error: BaseException, hook: Hook) -> str:
+    if isinstance(error, StepTimeout):
+        return f"it took longer than its budget of {hook.budget:g} seconds"
+    return f"it raised {type(error).__name__}: {error}"
+
+
+def _too_slow(att: Attachment, step: Step, budget: float) -> LifecycleError:
+    msg = f"{step} took longer than its budget of {budget:g} seconds on the {att.adapter.name!r} adapter"
+    if step is Step.SAVE_COOKIES and att.options.cookie_file is not None:
+        return CookieSaveError(path=att.options.cookie_file, rescue_path=None, reason=msg)
+    if step is Step.RELEASE_BACKEND:
+        return ReleaseFailed(msg, session_id=att.session_id)
+    return StartFailed(msg, step=step, adapter=att.adapter.name)
