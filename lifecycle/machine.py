@@ -152,8 +152,7 @@ def build_machine(edges: Sequence[Edge] = EDGES, *, guards: Mapping[Guard, Guard
             edge.event,
             edge.source,
             None if edge.internal else edge.dest,
-            conditions=[_condition(guards[guard]) for guard in edge.guards],
-            before=_note(edge),
+            conditions=[*(_condition(guards[guard]) for guard in edge.guards), _note(edge)],
         )
     return machine
 
@@ -172,9 +171,12 @@ def _condition(rule: GuardRule) -> Callable[[EventData], bool]:
     return lambda data: rule(cast("_Scratch", data.model).facts)
 
 
-def _note(edge: Edge) -> Callable[[EventData], None]:
-    def note(data: EventData) -> None:
+def _note(edge: Edge) -> Callable[[EventData], bool]:
+    """The last condition of `edge`, met only when its guards hold; a `before` callback would be logged each time."""
+
+    def note(data: EventData) -> bool:
         cast("_Scratch", data.model).taken = edge
+        return True
 
     return note
 
