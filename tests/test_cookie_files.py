@@ -250,6 +250,14 @@ def test_lines_of_a_cookies_txt(tmp_path, line, wanted, newline):
     assert read_cookie_file(path, now=NOW).cookies[0].domain == "example.com"
 
 
+def test_the_line_ends_of_a_cookies_txt_are_kept(tmp_path):
+    path = put(tmp_path / "c.txt", NETSCAPE.replace("\n", "\r\n"))
+    loaded = read_cookie_file(path, now=NOW)
+    save_cookie_file(loaded, [*loaded.cookies, a_cookie("n", expires=LATER)], now=NOW)
+    line = f"example.com\tFALSE\t/\tFALSE\t{LATER:.0f}\tn\tv\n"
+    assert Path(path).read_bytes().decode() == (NETSCAPE + line).replace("\n", "\r\n")
+
+
 def test_ipv6_at_the_start_of_a_cookies_txt_is_not_json(tmp_path):
     loaded = read_cookie_file(put(tmp_path / "c", "[::1]\tFALSE\t/\tFALSE\t0\tn\tv\n"), now=NOW)
     assert [(c.domain, c.name) for c in loaded.cookies] == [("[::1]", "n")]
@@ -282,7 +290,7 @@ def refused(path):
     chain = error
     while chain is not None:
         assert SECRET not in str(chain) + repr(vars(chain))
-        assert isinstance(chain, CookieFileError) or not hasattr(chain, "doc")  # a JSONDecodeError has the whole text
+        assert isinstance(chain, (CookieFileError, OSError))  # those of the decoders hold the whole file
         chain = chain.__cause__ or chain.__context__
     assert SECRET not in "".join(traceback.format_exception(error))
     return error
@@ -321,7 +329,7 @@ def test_cookies_txt_that_is_cut_anywhere_gives_no_half_cookie(tmp_path):
         (b"null", 1, "neither JSON nor a line of cookies.txt"),
         (b'{"name": "package", "version": "1"}', 1, "no list of cookies"),
         (b'{"cookies": {"a": "' + SECRET.encode() + b'"}}', 1, "no list of cookies"),
-        (b'[\n{"a": 1},\n]', 3, "not JSON"),
+        (b'[\n{"a": 1}\n{"b": 2}]', 3, "not JSON"),
         (b'[\n{"a": "' + SECRET.encode() + b'\\q"}]', 2, "not JSON"),
         (b'[{"expires": NaN}]', None, "a number that JSON does not have"),
         (b"[" * 100_000, None, "nested too deeply"),
@@ -726,6 +734,16 @@ def test_file_that_was_torn_meanwhile_is_left_alone_and_all_is_rescued(tmp_path,
     rescued = json.loads(Path(error.rescue_path).read_bytes())
     assert [c["name"] for c in rescued["cookies"]] == ["n", "part", "odd"]
     assert (rescued["origins"], rescued["unknown"]) == (STATE["origins"], STATE["unknown"])
+
+
+def test_a_fault_of_the_library_costs_no_cookie(tmp_path, state_home):
+    loaded = read_cookie_file(tmp_path / "c.txt", now=NOW)
+    no_number = a_cookie("n", expires=float("inf"))  # no adapter gives such a one, and a line can't hold it
+    error = fails(loaded, [SID, no_number])
+    assert error.reason == "OverflowError"
+    assert isinstance(error.__cause__, OverflowError)
+    rescued = read_cookie_file(error.rescue_path, now=NOW)
+    assert {c.name for c in rescued.cookies} == {"sid", "n"}
 
 
 def test_no_place_for_the_cookies_and_none_for_the_rescue(tmp_path, monkeypatch):

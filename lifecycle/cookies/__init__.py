@@ -19,6 +19,7 @@ from lifecycle.cookies.model import (
     from_cdp,
     parse_cookie,
     parse_cookies,
+    sendable,
     to_cdp,
     to_playwright,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "parse_cookies",
     "read_cookie_file",
     "save_cookie_file",
+    "sendable",
     "to_cdp",
     "to_playwright",
 ]

@@ -222,6 +222,15 @@ def to_playwright(cookie: Cookie) -> CookieDict:
     return out
 
 
+def sendable(cookie: Cookie) -> bool:
+    """False for a cookie with half a surrogate pair in it, which a file may hold and no message to a browser can."""
+    try:
+        "".join((cookie.name, cookie.value, cookie.domain, cookie.path, cookie.partition_key or "")).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def to_cdp(cookie: Cookie) -> dict[str, object]:
     """The cookie as a ``Network.CookieParam`` of CDP, for ``Storage.setCookies``."""
     out: dict[str, object] = {
