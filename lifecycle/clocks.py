@@ -1,0 +1,48 @@
+"""The real clock.
+
+Rule: what reads the time is bound when this module is imported, and not under a module-level name, because clock
+fakes (freezegun and the like) replace `time.monotonic` and `datetime.datetime` wherever they find them by name. A
+test that freezes its own clock must not freeze the deadlines of a browser. For a clock that tests may move, see
+`lifecycle.testing.ManualClock`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lifecycle.ports import Timer
+
+__all__ = ["SystemClock"]
+
+
+class SystemClock:
+    """The clock of the machine: `time.monotonic` and the wall clock in UTC."""
+
+    __slots__ = ()
+
+    _monotonic: Final = staticmethod(time.monotonic)
+    _now: Final = staticmethod(datetime.now)
+    _utc: Final = UTC
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; only differences mean anything."""
+        return self._monotonic()
+
+    def utcnow(self) -> datetime:
+        """The wall clock as an aware UTC time. It may jump; nothing is measured with it."""
+        return self._now(self._utc)
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Run `callback` on the running event loop once `monotonic()` reaches `when`; at once when it has already.
+
+        Raises:
+            RuntimeError: No event loop runs in this thread.
+        """
+        # The delay is handed on, not `when`: the loop's own clock may have been replaced by a fake with another zero.
+        return asyncio.get_running_loop().call_later(max(0.0, when - self._monotonic()), callback)

@@ -1,0 +1,82 @@
+"""What the stores have in common.
+
+Rule: two stores answer the same call with the same result or the same error, so what both need is here once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from lifecycle.audit import Record
+from lifecycle.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lifecycle.ports import SessionRow
+
+__all__ = ["check_page", "check_rows", "decode", "encode", "refused"]
+
+
+def check_page(*, limit: int | None, offset: int = 0) -> None:
+    """Refuse a page that no store can cut.
+
+    Raises:
+        ConfigError: `limit` or `offset` is negative.
+    """
+    for option, value in (("limit", limit), ("offset", offset)):
+        if value is not None and value < 0:
+            raise ConfigError(option=option, value=value, allowed="0 or more")
+
+
+def encode(records: Sequence[Record], *, store: str) -> list[bytes]:
+    """The bytes to keep for each record.
+
+    Raises:
+        StoreError: One of them has no JSON form, for example text with half a surrogate pair.
+    """
+    bodies = []
+    for record in records:
+        try:
+            bodies.append(record.to_json())
+        except (TypeError, ValueError) as e:
+            raise refused(record, f"it can't be written as JSON ({e})", store=store) from e
+    return bodies
+
+
+def check_rows(rows: Sequence[SessionRow], *, store: str) -> None:
+    """Refuse a row that no file could hold.
+
+    Raises:
+        StoreError: One of them has no JSON form, for example text with half a surrogate pair.
+    """
+    for row in rows:
+        try:
+            orjson.dumps(row, default=dict)
+        except TypeError as e:
+            message = f"{store} refused the row of session {row.session_id!r}: {e}; nothing was written"
+            raise StoreError(message, store=store) from e
+
+
+def decode(number: int, body: bytes, *, store: str) -> Record:
+    """The record in `body`.
+
+    Raises:
+        StoreError: It is none that this version reads.
+    """
+    try:
+        return Record.from_json(body)
+    except ValueError as e:
+        msg = f"record {number} in {store} can't be read: {e}; read it with the version of lifecycle that wrote it"
+        raise StoreError(msg, store=store) from e
+
+
+def refused(record: Record, why: str, *, store: str) -> StoreError:
+    """The error for a record that does not fit the log."""
+    return StoreError(
+        f"{store} refused the {record.kind} of {record.event}, number {record.writer_seq} of writer {record.writer} "
+        f"and {record.attachment_seq} of attachment {record.attachment_id}: {why}; nothing was written",
+        store=store,
+    )

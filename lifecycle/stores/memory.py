@@ -1,0 +1,144 @@
+"""A store in memory: for tests, and for programs that want no files.
+
+Rule: it refuses what the SQLite store refuses, and keeps bytes and copies, so that nothing a caller changes later
+changes the log. It takes no lock: a write is checked as a whole and then added with operations that other threads see
+either before or after.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lifecycle.errors import StoreError
+from lifecycle.stores.common import check_page, check_rows, decode, encode, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lifecycle.audit import Record
+    from lifecycle.ports import SessionRow
+    from lifecycle.states import State
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """Records and ledger rows in this process. They can still be read after `close`."""
+
+    def __init__(self) -> None:
+        self._bodies: list[bytes] = []
+        self._by_session: dict[str, list[int]] = {}
+        self._by_attachment: dict[str, list[int]] = {}
+        self._last_of_writer: dict[str, int] = {}
+        self._ended: set[str] = set()
+        self._rows: dict[str, SessionRow] = {}
+        self._open_in: int | None = None
+
+    @property
+    def url(self) -> str:
+        """Always ``memory:``."""
+        return "memory:"
+
+    def open(self) -> None:
+        """Make it writable. Idempotent; what was written before is kept."""
+        self._open_in = os.getpid()
+
+    def close(self) -> None:
+        """Make it read-only. Idempotent."""
+        self._open_in = None
+
+    def abandon_in_child(self) -> None:
+        """In a forked child: refuse writes until it is opened there."""
+        self._open_in = None
+
+    def write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
+        """Append `records` and put `rows`, all or nothing.
+
+        Raises:
+            StoreError: A record does not fit its writer's or attachment's sequence, or the store is not open here.
+        """
+        if self._open_in != os.getpid():
+            msg = "the store in memory is not open in this process; make a new Client"
+            raise StoreError(msg, store=self.url)
+        bodies = encode(records, store=self.url)
+        check_rows(rows, store=self.url)
+        last_of_writer: dict[str, int] = {}
+        last_of_attachment: dict[str, int] = {}
+        ended: set[str] = set()
+        for r in records:
+            last = last_of_writer.get(r.writer, self._last_of_writer.get(r.writer, 0))
+            if r.writer_seq != last + 1:
+                raise refused(r, "a gap or a repeat in the writer's sequence", store=self.url)
+            last_of_writer[r.writer] = r.writer_seq
+            last = last_of_attachment.get(r.attachment_id, len(self._by_attachment.get(r.attachment_id, ())))
+            if r.attachment_seq != last + 1:
+                raise refused(r, "a gap or a repeat in the attachment's sequence", store=self.url)
+            last_of_attachment[r.attachment_id] = r.attachment_seq
+            if r.terminal:
+                if r.attachment_id in self._ended or r.attachment_id in ended:
+                    raise refused(r, "the attachment has ended already", store=self.url)
+                ended.add(r.attachment_id)
+
+        first = len(self._bodies) + 1
+        self._bodies.extend(bodies)
+        self._last_of_writer.update(last_of_writer)
+        self._ended.update(ended)
+        for number, r in enumerate(records, first):
+            self._by_attachment.setdefault(r.attachment_id, []).append(number)
+            if r.session_id is not None:
+                self._by_session.setdefault(r.session_id, []).append(number)
+        for row in rows:
+            kept = replace(row, labels=dict(row.labels), facts=dict(row.facts))
+            self._rows[row.session_id] = kept
+
+    def records(
+        self,
+        *,
+        session_id: str | None = None,
+        attachment_id: str | None = None,
+        after: int = 0,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> Sequence[tuple[int, Record]]:
+        """Records with their number, oldest first; see `lifecycle.ports.Store.records`."""
+        check_page(limit=limit)
+        numbers: Sequence[int]
+        if attachment_id is not None:
+            numbers = self._by_attachment.get(attachment_id, ())
+        elif session_id is not None:
+            numbers = self._by_session.get(session_id, ())
+        else:
+            numbers = range(1, len(self._bodies) + 1)
+        numbers = numbers[bisect_right(numbers, after) :]
+        if attachment_id is not None and session_id is not None:
+            of_session = set(self._by_session.get(session_id, ()))
+            numbers = [n for n in numbers if n in of_session]
+        if limit is not None:
+            numbers = numbers[max(0, len(numbers) - limit) :] if newest else numbers[:limit]
+        return [(n, decode(n, self._bodies[n - 1], store=self.url)) for n in numbers]
+
+    def session(self, session_id: str) -> SessionRow | None:
+        """The ledger row of a session."""
+        return self._rows.get(session_id)
+
+    def sessions(
+        self,
+        *,
+        status: State | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> Sequence[SessionRow]:
+        """Ledger rows, newest first. With `labels`, those that carry all of them."""
+        check_page(limit=limit, offset=offset)
+        wanted = (labels or {}).items()
+        found = [
+            row
+            for row in reversed(list(self._rows.values()))
+            if (status is None or row.state == status) and wanted <= row.labels.items()
+        ]
+        found.sort(key=lambda row: row.created_at, reverse=True)  # stable: of the same instant, the last put first
+        return found[offset : offset + limit]

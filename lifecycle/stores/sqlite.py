@@ -1,0 +1,309 @@
+"""The store in an SQLite file: WAL, synchronous=FULL, for any number of processes that write at once.
+
+Rule: the database itself holds what the log promises. Triggers and unique indexes refuse a gap, a repeat, a second end
+of one attachment, a change and a deletion, whoever writes; this module only puts their answer into words.
+
+Every write takes the write lock first (BEGIN IMMEDIATE), so no two of them work from the same state, and is on disk
+when it returns. A reader sees the last commit and holds nobody up.
+
+Columns that a later version needs, such as a hash over `body` and the hash before it, come with ALTER TABLE ADD COLUMN
+under the next `SCHEMA_VERSION`; rows from before keep NULL there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from lifecycle.ports import SessionRow
+from lifecycle.states import CloseReason, State
+from lifecycle.stores.common import check_page, check_rows, decode, encode, refused
+from lifecycle.stores.sqlite_file import SQLiteFile
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lifecycle.audit import Record
+
+__all__ = ["SCHEMA_VERSION", "SQLiteStore"]
+
+SCHEMA_VERSION: Final = 1
+"""The version of the tables, kept in the file's ``user_version``."""
+
+APPLICATION_ID: Final = 0x6C696665
+"""Kept in the file's ``application_id``, so that no other program's database is taken for ours ("life")."""
+
+BUSY_TIMEOUT: Final = 10.0
+"""Seconds to wait for another process that writes."""
+
+_SCHEMA: Final = (
+    """CREATE TABLE records (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        writer TEXT NOT NULL,
+        writer_seq INTEGER NOT NULL,
+        attachment_id TEXT NOT NULL,
+        attachment_seq INTEGER NOT NULL,
+        session_id TEXT,
+        kind TEXT NOT NULL,
+        event TEXT NOT NULL,
+        source TEXT NOT NULL,
+        dest TEXT NOT NULL,
+        at TEXT NOT NULL,
+        terminal INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        UNIQUE (writer, writer_seq),
+        UNIQUE (attachment_id, attachment_seq)
+    )""",
+    "CREATE INDEX records_of_session ON records (session_id)",
+    "CREATE UNIQUE INDEX one_end_of_an_attachment ON records (attachment_id) WHERE terminal",
+    # INSERT OR REPLACE deletes without a DELETE trigger, so whatever it could replace is refused before. Where no id is
+    # given, NEW.id is -1 here.
+    """CREATE TRIGGER records_in_order BEFORE INSERT ON records BEGIN
+        SELECT RAISE(ABORT, 'a gap or a repeat in the writer''s sequence')
+            WHERE NEW.writer_seq IS NOT 1 + coalesce(
+                (SELECT max(writer_seq) FROM records WHERE writer = NEW.writer), 0);
+        SELECT RAISE(ABORT, 'a gap or a repeat in the attachment''s sequence')
+            WHERE NEW.attachment_seq IS NOT 1 + coalesce(
+                (SELECT max(attachment_seq) FROM records WHERE attachment_id = NEW.attachment_id), 0);
+        SELECT RAISE(ABORT, 'the attachment has ended already')
+            WHERE NEW.terminal AND EXISTS (
+                SELECT 1 FROM records WHERE attachment_id = NEW.attachment_id AND terminal);
+        SELECT RAISE(ABORT, 'a record is never replaced')
+            WHERE NEW.id > 0 AND EXISTS (SELECT 1 FROM records WHERE id = NEW.id);
+    END""",
+    """CREATE TRIGGER records_never_change BEFORE UPDATE ON records BEGIN
+        SELECT RAISE(ABORT, 'a record is never changed');
+    END""",
+    """CREATE TRIGGER records_never_go BEFORE DELETE ON records BEGIN
+        SELECT RAISE(ABORT, 'a record is never deleted');
+    END""",
+    """CREATE TABLE sessions (
+        session_id TEXT NOT NULL UNIQUE,
+        attachment_id TEXT NOT NULL,
+        adapter TEXT NOT NULL,
+        state TEXT NOT NULL,
+        released INTEGER NOT NULL,
+        name TEXT,
+        labels TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        closed_at TEXT,
+        last_accessed_at TEXT NOT NULL,
+        timeout_minutes REAL NOT NULL,
+        max_duration_minutes REAL NOT NULL,
+        close_reason TEXT,
+        error TEXT,
+        owner_pid INTEGER NOT NULL,
+        owner_started TEXT NOT NULL,
+        boot_id TEXT NOT NULL,
+        host TEXT NOT NULL,
+        control TEXT,
+        facts TEXT NOT NULL
+    )""",
+    "CREATE INDEX sessions_by_age ON sessions (created_at)",
+    "CREATE INDEX sessions_by_state ON sessions (state, created_at)",
+    f"PRAGMA application_id={APPLICATION_ID}",
+    f"PRAGMA user_version={SCHEMA_VERSION}",
+)
+
+_INSERT: Final = (
+    "INSERT INTO records (writer, writer_seq, attachment_id, attachment_seq, session_id, kind, event, source, dest, "
+    "at, terminal, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_COLUMNS: Final = tuple(f.name for f in fields(SessionRow))
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
+_PUT: Final = (
+    f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
+    f"ON CONFLICT (session_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _COLUMNS[1:])}"
+)
+
+
+class SQLiteStore:
+    """Records and ledger rows in one SQLite file, shared by any number of processes on this machine.
+
+    Args:
+        path: The file. Made with mode 0600 when it does not exist; its folder must exist.
+        busy_timeout: Seconds to wait for another process that writes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = BUSY_TIMEOUT) -> None:
+        self._file = SQLiteFile(Path(path).absolute(), busy_timeout=busy_timeout, prepare=self._prepare)
+
+    @property
+    def url(self) -> str:
+        """``sqlite:///`` and the absolute path."""
+        return self._file.url
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    def open(self) -> None:
+        """Open or create the file. Idempotent; in a forked child it opens the file anew.
+
+        Raises:
+            StoreError: Names the file, what is wrong with it and the way out.
+        """
+        self._file.open()
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        self._file.close()
+
+    def abandon_in_child(self) -> None:
+        """In a forked child: let go of the parent's connection without touching it. Silent anywhere else."""
+        self._file.abandon()
+
+    def write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
+        """Append `records` and put `rows`, all or nothing, on disk when it returns.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        bodies = encode(records, store=self.url)
+        check_rows(rows, store=self.url)
+        values = [_to_columns(row) for row in rows]
+        with self._file.use() as db, _transaction(db):
+            for r, body in zip(records, bodies, strict=True):
+                try:
+                    db.execute(
+                        _INSERT,
+                        (
+                            r.writer, r.writer_seq, r.attachment_id, r.attachment_seq, r.session_id, r.kind, r.event,
+                            r.source, r.dest, _iso(r.at), r.terminal, body,
+                        ),
+                    )  # fmt: skip
+                except sqlite3.IntegrityError as e:
+                    raise refused(r, str(e), store=self.url) from e
+            db.executemany(_PUT, values)
+
+    def records(
+        self,
+        *,
+        session_id: str | None = None,
+        attachment_id: str | None = None,
+        after: int = 0,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> Sequence[tuple[int, Record]]:
+        """Records with their number, oldest first; see `lifecycle.ports.Store.records`."""
+        check_page(limit=limit)
+        where = ["id > ?"]
+        parameters: list[object] = [after]
+        for column, value in (("session_id", session_id), ("attachment_id", attachment_id)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                parameters.append(value)
+        order = "DESC" if newest else "ASC"
+        sql = f"SELECT id, body FROM records WHERE {' AND '.join(where)} ORDER BY id {order} LIMIT ?"  # noqa: S608
+        with self._file.use() as db:
+            found = db.execute(sql, (*parameters, -1 if limit is None else limit)).fetchall()
+        if newest:
+            found.reverse()
+        return [(number, decode(number, body, store=self.url)) for number, body in found]
+
+    def session(self, session_id: str) -> SessionRow | None:
+        """The ledger row of a session."""
+        with self._file.use() as db:
+            found = db.execute(f"{_SELECT} WHERE session_id = ?", (session_id,)).fetchone()
+        return self._to_row(found) if found else None
+
+    def sessions(
+        self,
+        *,
+        status: State | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> Sequence[SessionRow]:
+        """Ledger rows, newest first. With `labels`, those that carry all of them."""
+        check_page(limit=limit, offset=offset)
+        where = ["1"]
+        parameters: list[object] = []
+        if status is not None:
+            where.append("state = ?")
+            parameters.append(str(status))
+        for pair in (labels or {}).items():
+            where.append("EXISTS (SELECT 1 FROM json_each(sessions.labels) WHERE key = ? AND value = ?)")
+            parameters.extend(pair)
+        sql = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY created_at DESC, rowid DESC LIMIT ? OFFSET ?"
+        with self._file.use() as db:
+            found = db.execute(sql, (*parameters, limit, offset)).fetchall()
+        return [self._to_row(row) for row in found]
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Check whose database it is, and make the tables in a new one. Changes nothing in anybody else's."""
+        with _transaction(db, "DEFERRED"):  # one moment for all that is looked at
+            if self._is_ours(db):
+                return
+        with _transaction(db):
+            if not self._is_ours(db):  # another process may have made them while this one waited
+                for statement in _SCHEMA:
+                    db.execute(statement)
+
+    def _is_ours(self, db: sqlite3.Connection) -> bool:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application == APPLICATION_ID and version > SCHEMA_VERSION:
+            raise self._file.error(
+                f"a newer version of lifecycle wrote it (schema {version}, this version reads {SCHEMA_VERSION})",
+                "upgrade this installation, or choose another file",
+            )
+        if application == APPLICATION_ID and version == SCHEMA_VERSION:
+            return True
+        if application or version or tables:
+            raise self._file.error("it is a database of another program", "choose another file")
+        return False
+
+    def _to_row(self, found: tuple[Any, ...]) -> SessionRow:
+        values = dict(zip(_COLUMNS, found, strict=True))
+        try:
+            values.update(
+                state=State(values["state"]),
+                released=bool(values["released"]),
+                close_reason=CloseReason(values["close_reason"]) if values["close_reason"] is not None else None,
+                labels=orjson.loads(values["labels"]),
+                facts=orjson.loads(values["facts"]),
+                created_at=datetime.fromisoformat(values["created_at"]),
+                closed_at=datetime.fromisoformat(values["closed_at"]) if values["closed_at"] is not None else None,
+                last_accessed_at=datetime.fromisoformat(values["last_accessed_at"]),
+            )
+        except ValueError as e:
+            what = f"the row of session {values['session_id']} can't be read ({e})"
+            raise self._file.error(what, "read it with the version of lifecycle that wrote it") from e
+        return SessionRow(**values)
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite has rolled back by itself after some errors, such as a full disk
+            db.execute("ROLLBACK")
+        raise
+
+
+def _iso(at: datetime) -> str:
+    """A form that sorts by time as text."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _to_columns(row: SessionRow) -> tuple[object, ...]:
+    values = {name: getattr(row, name) for name in _COLUMNS}
+    for name in ("labels", "facts"):
+        values[name] = orjson.dumps(dict(values[name]), option=orjson.OPT_SORT_KEYS).decode()
+    for name in ("created_at", "closed_at", "last_accessed_at"):
+        if values[name] is not None:
+            values[name] = _iso(values[name])
+    return tuple(values.values())

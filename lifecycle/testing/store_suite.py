@@ -1,0 +1,386 @@
+"""The contract of a store, as tests that a store's author inherits.
+
+Rule: what is asserted here follows from `lifecycle.ports.Store` and holds for every store. Needs pytest::
+
+    class TestMyStore(StoreSuite):
+        @pytest.fixture
+        def store(self):
+            store = MyStore()
+            store.open()
+            yield store
+            store.close()
+
+A store that keeps its records past `close` also says ``durable = True`` and overrides `reopen`.
+"""
+# ruff: noqa: S101, ANN401 - a suite is made of asserts, and its builders take any field
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import pytest
+
+from lifecycle.audit import GuardResult, Record, RecordKind, StepOutcome, StepResult
+from lifecycle.errors import ConfigError, StoreError
+from lifecycle.ports import SessionRow, Store
+from lifecycle.states import CloseReason, Event, InFlight, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["StoreSuite", "a_record", "a_row"]
+
+T0: Final = datetime(2024, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+ODD_TEXTS: Final = ('"', "'", "a.b", "$", "[0]", "%", "\\", "", " ", "ü\u4e16\U0001f9ea", "--", "null", "1", "\n")
+"""Label texts that a query built by hand, or by JSON path, gets wrong."""
+
+
+def a_record(writer_seq: int = 1, attachment_seq: int = 1, **fields: Any) -> Record:
+    """A record of writer ``w`` about attachment ``a``, with every field filled in; `fields` replace any of them."""
+    given: dict[str, Any] = {
+        "kind": RecordKind.INTENT,
+        "writer": "w",
+        "writer_seq": writer_seq,
+        "attachment_id": "a",
+        "attachment_seq": attachment_seq,
+        "session_id": "s",
+        "adapter": "memory",
+        "at": T0 + timedelta(milliseconds=writer_seq),
+        "offset": 0.1 * writer_seq,
+        "event": Event.START,
+        "source": State.NOT_STARTED,
+        "dest": State.ACTIVE,
+        "in_flight": InFlight.START,
+        "guards": (GuardResult(guard="idle", held=True), GuardResult(guard="no session_id", held=False)),
+        "steps": (
+            StepResult(step="open_backend", outcome=StepOutcome.DONE, ms=12.5),
+            StepResult(step="open_viewer", outcome=StepOutcome.FAILED, ms=0.1, attempts=2, error="OSError", note="no"),
+        ),
+        "counts": {"cookies_loaded": 3},
+        "pid": 42,
+        "thread": "MainThread",
+        "host": "host",
+        "labels": {"team": "blue"},
+        "library": "1.0",
+    }
+    return Record(**{**given, **fields})
+
+
+def the_end(writer_seq: int = 1, attachment_seq: int = 1, **fields: Any) -> Record:
+    """The commit that ends an attachment."""
+    given = {"kind": RecordKind.COMMIT, "event": Event.STOP, "source": State.ACTIVE, "dest": State.CLOSED}
+    return a_record(writer_seq, attachment_seq, **{**given, "close_reason": CloseReason.MANUAL, **fields})
+
+
+def a_row(session_id: str = "s", **fields: Any) -> SessionRow:
+    """The ledger row of a session, with every field filled in; `fields` replace any of them."""
+    given: dict[str, Any] = {
+        "session_id": session_id,
+        "attachment_id": "a",
+        "adapter": "memory",
+        "state": State.ACTIVE,
+        "released": False,
+        "name": "a name",
+        "labels": {"team": "blue"},
+        "created_at": T0,
+        "closed_at": None,
+        "last_accessed_at": T0 + timedelta(microseconds=1),
+        "timeout_minutes": 0.1,
+        "max_duration_minutes": 15.0,
+        "close_reason": None,
+        "error": None,
+        "owner_pid": 42,
+        "owner_started": "1234",
+        "boot_id": "boot",
+        "host": "host",
+        "control": "a socket",
+        "facts": {"pid": "43"},
+    }
+    return SessionRow(**{**given, **fields})
+
+
+class StoreSuite:
+    """Tests of one store. Inherit it, give it a fixture ``store`` that yields an open and empty one."""
+
+    durable: ClassVar[bool] = False
+
+    def reopen(self, store: Store) -> Store:
+        """Close `store` and open what it kept, as another process would; for stores that are `durable`."""
+        raise NotImplementedError
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    def test_a_new_store_is_empty(self, store: Store) -> None:
+        """Nothing is in it, and nothing is not an error."""
+        assert list(store.records()) == []
+        assert list(store.sessions()) == []
+        assert store.session("s") is None
+        store.write([], [])
+
+    def test_what_is_written_is_read(self, store: Store) -> None:
+        """Every field comes back as it was, with its type."""
+        records = [a_record(1, 1), the_end(2, 2), a_record(3, 1, attachment_id="b", session_id=None)]
+        store.write(records, [])
+        found = store.records()
+        assert [record for _, record in found] == records
+        assert [type(record.dest) for _, record in found] == [State] * 3
+        assert found[0][1].at.tzinfo is UTC
+
+    def test_numbers_rise(self, store: Store) -> None:
+        """Numbers tell the order of writing, across writers and writes."""
+        store.write([a_record(1, 1)], [])
+        store.write([a_record(1, 1, writer="v", attachment_id="b"), a_record(2, 2, writer="v", attachment_id="b")], [])
+        store.write([a_record(2, 2)], [])
+        numbers = [number for number, _ in store.records()]
+        assert numbers == sorted(set(numbers))
+        assert [record.writer for _, record in store.records()] == ["w", "v", "v", "w"]
+
+    def test_records_are_chosen(self, store: Store) -> None:
+        """Each filter, the pages, and all of them together."""
+        store.write([a_record(n, n) for n in range(1, 6)], [])
+        store.write([a_record(n + 5, n, attachment_id="b") for n in range(1, 4)], [])
+        store.write([a_record(n + 8, n, attachment_id="c", session_id="t") for n in range(1, 3)], [])
+        numbers = [number for number, _ in store.records()]
+
+        def seqs(**filters: Any) -> list[int]:
+            return [record.writer_seq for _, record in store.records(**filters)]
+
+        assert seqs(session_id="s") == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert seqs(session_id="t") == [9, 10]
+        assert seqs(attachment_id="b") == [6, 7, 8]
+        assert seqs(session_id="t", attachment_id="b") == []
+        assert seqs(session_id="s", attachment_id="b") == [6, 7, 8]
+        assert seqs(session_id="nobody") == seqs(attachment_id="nobody") == []
+        assert seqs(limit=3) == [1, 2, 3]
+        assert seqs(limit=3, newest=True) == [8, 9, 10]
+        assert seqs(limit=0) == seqs(limit=0, newest=True) == []
+        assert seqs(limit=99, newest=True) == list(range(1, 11))
+        assert seqs(newest=True) == list(range(1, 11))
+        assert seqs(after=numbers[3], limit=2) == [5, 6]
+        assert seqs(after=numbers[3], attachment_id="b", limit=2, newest=True) == [7, 8]
+        assert seqs(after=numbers[-1]) == []
+
+    def test_a_negative_page_is_refused(self, store: Store) -> None:
+        """A negative limit or offset is an error and not everything."""
+        for ask in (
+            lambda: store.records(limit=-1),
+            lambda: store.sessions(limit=-1),
+            lambda: store.sessions(offset=-1),
+        ):
+            with pytest.raises(ConfigError):
+                ask()
+
+    @pytest.mark.parametrize(
+        "second",
+        [
+            pytest.param(lambda: a_record(3, 2), id="a gap in the writer's sequence"),
+            pytest.param(lambda: a_record(1, 2), id="a repeat in the writer's sequence"),
+            pytest.param(lambda: a_record(2, 3), id="a gap in the attachment's sequence"),
+            pytest.param(lambda: a_record(2, 1), id="a repeat in the attachment's sequence"),
+            pytest.param(lambda: a_record(2, 1, writer="v"), id="a new writer that does not begin with 1"),
+            pytest.param(lambda: a_record(2, 2, attachment_id="b"), id="a new attachment that does not begin with 1"),
+            pytest.param(lambda: a_record(2, 0, attachment_id="b"), id="a sequence that begins with 0"),
+        ],
+    )
+    @pytest.mark.parametrize("together", [True, False], ids=["in one write", "in two writes"])
+    def test_a_sequence_is_contiguous(self, store: Store, second: Callable[[], Record], *, together: bool) -> None:
+        """A record that is missing or comes twice is refused, and with it everything beside it."""
+        first = a_record(1, 1)
+        if not together:
+            store.write([first], [])
+        with pytest.raises(StoreError):
+            store.write([first, second()] if together else [second()], [a_row()])
+        assert [record for _, record in store.records()] == ([] if together else [first])
+        assert store.session("s") is None
+        store.write([first, a_record(2, 2)] if together else [a_record(2, 2)], [a_row()])  # and it can go on
+        assert len(store.records()) == 2
+        assert store.session("s") == a_row()
+
+    @pytest.mark.parametrize("kind", [RecordKind.COMMIT, RecordKind.RECOVERED])
+    @pytest.mark.parametrize("dest", [State.CLOSED, State.ERROR, State.TIMED_OUT])
+    @pytest.mark.parametrize("together", [True, False], ids=["in one write", "in two writes"])
+    def test_an_attachment_ends_once(self, store: Store, kind: RecordKind, dest: State, *, together: bool) -> None:
+        """One terminal commit for each attachment; what is said about it afterwards is no second end."""
+        first, second = the_end(1, 1), the_end(2, 2, kind=kind, dest=dest)
+        if not together:
+            store.write([first], [])
+        with pytest.raises(StoreError):
+            store.write([first, second] if together else [second], [])
+        assert len(store.records()) == (0 if together else 1)
+        if together:
+            store.write([first], [])
+        store.write([a_record(2, 2, kind=RecordKind.IGNORED, event=Event.STOP, source=dest, dest=dest)], [])
+        store.write([the_end(3, 1, attachment_id="b")], [])  # another attachment of the same session
+        assert len(store.records(session_id="s")) == 3
+
+    def test_the_error_names_the_record(self, store: Store) -> None:
+        """A refusal says which record of which writer and attachment."""
+        with pytest.raises(StoreError, match=r"number 7 of writer the-writer and 9 of attachment the-attachment") as e:
+            store.write([a_record(7, 9, writer="the-writer", attachment_id="the-attachment")], [])
+        assert e.value.store == store.url
+
+    def test_what_has_no_json_form_is_refused(self, store: Store) -> None:
+        """Half a surrogate pair is a StoreError too, and writes nothing."""
+        with pytest.raises(StoreError):
+            store.write([a_record(1, 1), a_record(2, 2, thread="\udcff")], [])
+        for row in (a_row(name="\udcff"), a_row(labels={"\udcff": ""}), a_row(facts={"": "\udcff"})):
+            with pytest.raises(StoreError):
+                store.write([a_record(1, 1)], [row])
+        assert list(store.records()) == []
+        assert list(store.sessions()) == []
+
+    # --- ledger rows --------------------------------------------------------------------------------------------
+
+    def test_a_row_is_put_and_replaced(self, store: Store) -> None:
+        """The last write of a row counts, in every field, and others stay as they were."""
+        store.write([], [a_row("s"), a_row("t", name=None)])
+        assert store.session("s") == a_row("s")
+        later = a_row(
+            "s",
+            attachment_id="b",
+            adapter="other",
+            state=State.ERROR,
+            released=True,
+            name=None,
+            labels={},
+            created_at=T0 + timedelta(days=1),
+            closed_at=T0 + timedelta(days=2),
+            last_accessed_at=T0 + timedelta(days=3),
+            timeout_minutes=4.0,
+            max_duration_minutes=5.5,
+            close_reason=CloseReason.CRASH,
+            error="it broke",
+            owner_pid=7,
+            owner_started="8",
+            boot_id="another",
+            host="elsewhere",
+            control=None,
+            facts={},
+        )
+        store.write([], [later])
+        assert store.session("s") == later
+        assert store.session("t") == a_row("t", name=None)
+        assert len(store.sessions()) == 2
+        found = store.session("s")
+        assert found is not None
+        assert (type(found.state), type(found.close_reason), found.released) == (State, CloseReason, True)
+        assert found.created_at.tzinfo is UTC
+
+    def test_the_last_of_two_rows_in_one_write_counts(self, store: Store) -> None:
+        """Rows of one write are put in their order."""
+        store.write([], [a_row("s", state=State.ACTIVE), a_row("s", state=State.CLOSED)])
+        assert [row.state for row in store.sessions()] == [State.CLOSED]
+
+    def test_rows_come_newest_first_in_pages(self, store: Store) -> None:
+        """By created_at, whatever the order of writing or time zone; of the same instant, the last written first."""
+        berlin = datetime(2024, 1, 1, 14, 0, 3, tzinfo=timezone(timedelta(hours=2)))
+        for name, at in (("c", berlin), ("a", T0), ("d", T0 + timedelta(seconds=9)), ("b", T0)):
+            store.write([], [a_row(name, created_at=at)])
+        store.write([], [a_row("a", created_at=T0, state=State.CLOSED)])  # a change does not make it newer
+        assert [row.session_id for row in store.sessions()] == ["d", "c", "b", "a"]
+        assert [row.session_id for row in store.sessions(limit=2)] == ["d", "c"]
+        assert [row.session_id for row in store.sessions(limit=2, offset=1)] == ["c", "b"]
+        assert list(store.sessions(limit=0)) == list(store.sessions(offset=4)) == []
+
+    def test_rows_are_chosen_by_state(self, store: Store) -> None:
+        """Each state alone, and together with labels and pages."""
+        states = list(State)
+        store.write(
+            [], [a_row(str(state), state=state, created_at=T0 + timedelta(hours=len(state))) for state in states]
+        )
+        for state in states:
+            assert [row.session_id for row in store.sessions(status=state)] == [str(state)]
+        assert list(store.sessions(status=State.ACTIVE, labels={"team": "red"})) == []
+        assert list(store.sessions(status=State.ACTIVE, offset=1)) == []
+
+    def test_rows_are_chosen_by_labels(self, store: Store) -> None:
+        """All of the labels, whole and exact, whatever characters they are made of."""
+        odd = {f"k{text}": text for text in ODD_TEXTS}
+        plain = {"k": "v", "n": "1"}
+        store.write([], [a_row("odd", labels=odd), a_row("plain", labels=plain), a_row("none", labels={})])
+
+        def ids(**labels: str) -> set[str]:
+            return {row.session_id for row in store.sessions(labels=labels)}
+
+        for key, value in odd.items():
+            assert ids(**{key: value}) == {"odd"}, key
+            assert ids(**{key: value + "x"}) == set(), key
+        assert ids(**odd) == {"odd"}
+        assert ids(k="v", n="1") == {"plain"}
+        assert ids(k="v", n="2") == ids(k="V") == ids(K="v") == ids(v="k") == set()
+        assert ids() == {"odd", "plain", "none"}
+        found = store.session("odd")
+        assert found is not None
+        assert found.labels == odd
+
+    # --- writes as a whole --------------------------------------------------------------------------------------
+
+    def test_a_write_is_all_or_nothing(self, store: Store) -> None:
+        """One bad record of a hundred leaves neither records nor rows, and does not spoil the next write."""
+        batch = [a_record(n, n) for n in range(1, 100)]
+        with pytest.raises(StoreError):
+            store.write([*batch, a_record(101, 100)], [a_row("s"), a_row("t")])
+        assert list(store.records()) == []
+        assert list(store.sessions()) == []
+        store.write(batch, [a_row("s")])
+        assert [record for _, record in store.records()] == batch
+
+    def test_what_a_caller_changes_later_changes_nothing(self, store: Store) -> None:
+        """The store keeps what it was given at the time."""
+        labels, counts, facts = {"team": "blue"}, {"operations": 1}, {"pid": "1"}
+        store.write([a_record(labels=labels, counts=counts)], [a_row(labels=labels, facts=facts)])
+        labels["team"], counts["operations"], facts["pid"] = "red", 2, "2"
+        record, row = store.records()[0][1], store.session("s")
+        assert row is not None
+        assert (record.labels, record.counts) == ({"team": "blue"}, {"operations": 1})
+        assert (row.labels, row.facts) == ({"team": "blue"}, {"pid": "1"})
+
+    def test_threads_take_turns(self, store: Store) -> None:
+        """It is used by one thread at a time, and not always the same."""
+        errors: list[BaseException] = []
+
+        def turn(n: int) -> None:
+            try:
+                store.write([a_record(n, n)], [a_row(f"s{n}")])
+                assert len(store.records()) == n
+            except BaseException as e:  # noqa: BLE001 - it is raised below, in the thread of the test
+                errors.append(e)
+
+        for n in range(1, 4):
+            thread = threading.Thread(target=turn, args=(n,))
+            thread.start()
+            thread.join()
+        assert errors == []
+        assert len(store.sessions()) == 3
+
+    # --- opening and closing ------------------------------------------------------------------------------------
+
+    def test_open_and_close_may_be_repeated(self, store: Store) -> None:
+        """A second open keeps what is there; a second close is silent; a closed store takes no record."""
+        store.write([a_record(1, 1)], [])
+        store.open()
+        store.write([a_record(2, 2)], [])
+        assert len(store.records()) == 2
+        store.close()
+        store.close()
+        with pytest.raises(StoreError):
+            store.write([a_record(3, 3)], [])
+
+    def test_what_was_acknowledged_is_there_after_closing(self, store: Store) -> None:
+        """Records, rows and the rules about them outlive the store object."""
+        if not self.durable:
+            pytest.skip("this store keeps nothing")
+        store.write([a_record(1, 1), the_end(2, 2)], [a_row()])
+        again = self.reopen(store)
+        try:
+            assert [record for _, record in again.records()] == [a_record(1, 1), the_end(2, 2)]
+            assert again.session("s") == a_row()
+            for bad in (a_record(2, 3), a_record(4, 3), a_record(3, 2), a_record(3, 4), the_end(3, 3)):
+                with pytest.raises(StoreError):
+                    again.write([bad], [])
+            again.write([a_record(3, 3)], [])
+        finally:
+            again.close()

@@ -1,0 +1,834 @@
+"""Both stores under the shipped contract; SQLite under faults of disks, processes and forks; how a store is chosen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+import warnings
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from lifecycle.errors import ConfigError, StoreError
+from lifecycle.states import State
+from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file
+from lifecycle.stores.memory import MemoryStore
+from lifecycle.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
+from lifecycle.testing.store_suite import StoreSuite, a_record, a_row, the_end
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX limits, users and forks")
+
+
+class TestMemoryStore(StoreSuite):
+    @pytest.fixture
+    def store(self):
+        with closing(open_store("memory:")) as store:
+            yield store
+
+    def test_what_was_written_can_be_read_after_close(self, store):
+        store.write([a_record()], [a_row()])
+        store.close()
+        assert [record for _, record in store.records()] == [a_record()]
+        assert store.session("s") == a_row()
+
+
+class TestSQLiteStore(StoreSuite):
+    durable = True
+
+    @pytest.fixture
+    def store(self, tmp_path):
+        with closing(open_store(f"sqlite:///{tmp_path}/records.db")) as store:
+            yield store
+
+    def reopen(self, store):
+        store.close()
+        return open_store(store.url)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "records.db"
+
+
+@pytest.fixture
+def store(path):
+    with closing(SQLiteStore(path, busy_timeout=0.2)) as store:
+        store.open()
+        yield store
+
+
+def run(code, *args, **options):
+    """Run Python code in a process of its own and return it when it has ended well."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+        capture_output=True, text=True, timeout=60, check=False, **options,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@contextmanager
+def started(code, *args):
+    """A process that runs Python code and tells by a line on stdout when it is ready; killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, args)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+# --- what the database itself holds ---------------------------------------------------------------------------------
+
+
+def test_the_exact_bytes_are_kept(store, path):
+    store.write([a_record(1, 1), the_end(2, 2)], [])
+    with closing(sqlite3.connect(path)) as db:
+        rows = db.execute("SELECT body, terminal, typeof(body), event, dest, at FROM records ORDER BY id").fetchall()
+    assert [row[0] for row in rows] == [a_record(1, 1).to_json(), the_end(2, 2).to_json()]
+    assert [row[1:] for row in rows] == [
+        (0, "blob", "start", "active", "2024-01-01T12:00:00.001000+00:00"),
+        (1, "blob", "stop", "closed", "2024-01-01T12:00:00.002000+00:00"),
+    ]
+
+
+REST = "session_id, kind, event, source, dest, at"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE records SET body = x'00' WHERE id = 1",
+        "DELETE FROM records WHERE id = 2",
+        "DELETE FROM records",
+        "INSERT OR REPLACE INTO records SELECT * FROM records WHERE id = 1",
+        # a used id, a second end, a gap
+        f"INSERT OR REPLACE INTO records SELECT 1, 'v', 1, 'b', 1, {REST}, 0, body FROM records WHERE id = 2",
+        f"INSERT OR REPLACE INTO records SELECT NULL, 'v', 1, 'a', 3, {REST}, 1, body FROM records WHERE id = 2",
+        f"INSERT INTO records SELECT NULL, 'v', 2, 'b', 1, {REST}, 0, body FROM records WHERE id = 1",
+    ],
+)
+def test_the_database_refuses_change_and_deletion_by_anybody(store, path, statement):
+    store.write([a_record(1, 1), the_end(2, 2)], [])
+    before = store.records()
+    with closing(sqlite3.connect(path)) as db, pytest.raises(sqlite3.IntegrityError):
+        db.execute(statement)
+    assert store.records() == before
+
+
+def test_it_is_durable_in_wal_mode(store, path):
+    with store._file.use() as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT body FROM records WHERE session_id = 's' AND id > 5 ORDER BY id",
+        "SELECT body FROM records WHERE attachment_id = 'a' AND id > 5 ORDER BY id",
+        "SELECT * FROM sessions WHERE session_id = 's'",
+        "SELECT * FROM sessions WHERE state = 'active' ORDER BY created_at DESC, rowid DESC LIMIT 50",
+        "SELECT * FROM sessions ORDER BY created_at DESC, rowid DESC LIMIT 50",
+    ],
+)
+def test_queries_use_an_index(store, path, sql):
+    with closing(sqlite3.connect(path)) as db:
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    assert any("USING" in step and "INDEX" in step for step in plan), plan
+    if "state =" in sql:
+        assert any("sessions_by_state" in step for step in plan), plan
+    if "sessions" in sql:
+        assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+@posix_only
+def test_files_are_for_their_user_alone(tmp_path):
+    old = os.umask(0)
+    try:
+        with closing(open_store(f"sqlite:///{tmp_path}/x.db")) as store:
+            store.write([a_record()], [])
+            modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
+    finally:
+        os.umask(old)
+    assert modes == {"x.db": 0o600, "x.db-wal": 0o600, "x.db-shm": 0o600}
+
+
+def test_a_newer_schema_is_refused(store, path):
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    with pytest.raises(StoreError, match=rf"schema {SCHEMA_VERSION + 1}.* reads {SCHEMA_VERSION}.*upgrade") as e:
+        SQLiteStore(path).open()
+    assert e.value.store == f"sqlite:///{path}"
+
+
+@pytest.mark.parametrize("setup", ["CREATE TABLE mine (x)", "PRAGMA user_version=1", "PRAGMA application_id=77"])
+def test_another_programs_database_is_left_alone(path, setup):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(setup)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="another program"):
+        SQLiteStore(path).open()
+    assert path.read_bytes() == before
+    assert APPLICATION_ID != 77
+
+
+def test_a_record_of_a_later_schema_is_named(store, path):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(
+            "INSERT INTO records (writer, writer_seq, attachment_id, attachment_seq, kind, event, source, dest, at, "
+            "terminal, body) VALUES ('w', 1, 'a', 1, '', '', '', '', '', 0, ?)",
+            (json.dumps({"schema": 99}),),
+        )
+        db.commit()
+    with pytest.raises(StoreError, match=r"record 1 .*99"):
+        store.records()
+
+
+# --- disks ------------------------------------------------------------------------------------------------------
+
+
+@posix_only
+def test_a_full_disk_is_named_and_nothing_is_lost(path):
+    done = run(
+        """
+        import resource, signal, sys
+        from lifecycle.errors import StoreError
+        from lifecycle.stores import open_store
+        from lifecycle.testing.store_suite import a_record, a_row
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        store = open_store("sqlite:///" + sys.argv[1])
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        n = 0
+        try:
+            while n < 5000:
+                store.write([a_record(n + 1, n + 1)], [a_row(f"s{n}")])
+                n += 1
+        except StoreError as e:
+            print(e)
+        assert 0 < n < 5000, n
+        assert len(store.records()) == len(store.sessions(limit=9999)) == n
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        store.write([a_record(n + 1, n + 1)], [])
+        print(n + 1)
+        """,
+        path,
+    )
+    message, count = done.stdout.splitlines()
+    assert str(path) in message
+    assert "full disk" in message
+    assert "free some space" in message
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        assert len(store.records()) == int(count)
+
+
+def test_a_database_at_its_limit_is_a_full_disk(store, path):
+    store.write([a_record(1, 1)], [])
+    with store._file.use() as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(StoreError, match=r"the disk is full .*SQLITE_FULL.*free some space"):
+        store.write([a_record(n, n, thread="x" * 4000) for n in range(2, 9)], [])
+    with store._file.use() as db:
+        db.execute("PRAGMA max_page_count=1000000")
+    store.write([a_record(2, 2)], [])
+    assert len(store.records()) == 2
+
+
+def test_garbage_is_no_database(path):
+    path.write_bytes(b"this is a text, and not a database\n" * 100)
+    with pytest.raises(StoreError, match=r"not an SQLite database.*move it away"):
+        SQLiteStore(path).open()
+    assert path.read_bytes().startswith(b"this is a text")
+
+
+@pytest.mark.parametrize(("keep", "what"), [(10, "not an SQLite database"), (50, "damaged"), (4095, "damaged")])
+def test_a_torn_header_is_named(store, path, keep, what):
+    store.close()
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(StoreError, match=rf"{what}.*move it away"):
+        SQLiteStore(path).open()
+
+
+def test_a_torn_file_is_damaged(store, path):
+    store.write([a_record(n, n) for n in range(1, 200)], [])
+    store.close()
+    path.write_bytes(path.read_bytes()[: 4096 * 3])
+
+    def read():
+        with closing(SQLiteStore(path)) as torn:
+            torn.open()
+            torn.records()
+
+    with pytest.raises(StoreError, match=r"it is damaged .*SQLITE_CORRUPT.*recover"):
+        read()
+
+
+@posix_only
+def test_a_read_only_place_is_named():
+    # Not tmp_path: as root this test becomes another user, who can't enter the folders of this run.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        path = Path(folder) / "records.db"
+        with closing(SQLiteStore(path)) as store:
+            store.open()
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(
+                StoreError, match=r"SQLITE_(READONLY|CANTOPEN).*; make the file and its folder writable"
+            ):
+                SQLiteStore(path).open()
+            with pytest.raises(StoreError, match=r"Permission denied; make the file and its folder writable"):
+                SQLiteStore(Path(folder) / "new.db").open()
+        finally:
+            if root:
+                os.seteuid(0)
+            Path(folder).chmod(0o755)
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_file_that_vanished_takes_no_record(store, path, tmp_path, how):
+    store.write([a_record(1, 1)], [])
+    if how == "deleted":
+        for p in tmp_path.iterdir():
+            p.unlink()
+    else:
+        path.rename(tmp_path / "elsewhere.db")
+    if how == "replaced":
+        path.write_bytes(b"")
+    for call in (lambda: store.write([a_record(2, 2)], []), store.records, lambda: store.session("s"), store.sessions):
+        with pytest.raises(StoreError, match=r"moved, deleted or replaced.*put it back"):
+            call()
+    assert path.exists() == (how == "replaced")  # it is not made anew in silence: the log would begin with a gap
+    if how == "moved":
+        (tmp_path / "elsewhere.db").rename(path)
+        store.write([a_record(2, 2)], [])
+        assert len(store.records()) == 2
+
+
+def test_a_deleted_wal_takes_no_record(store, path):
+    store.write([a_record(1, 1)], [])
+    Path(f"{path}-wal").unlink()
+    with pytest.raises(StoreError, match=r"-wal file was deleted"):
+        store.write([a_record(2, 2)], [])
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(StoreError, match="not a regular file"):
+        SQLiteStore(tmp_path).open()
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(StoreError, match=rf"{tmp_path}/no does not exist.*four slashes"):
+        SQLiteStore(tmp_path / "no" / "x.db").open()
+
+
+# --- other processes ------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_of_another_process_is_named_and_waited_for(store, path):
+    store.write([a_record(1, 1)], [])
+    with started(
+        """
+        import sqlite3, sys
+        db = sqlite3.connect(sys.argv[1], isolation_level=None)
+        db.execute("BEGIN IMMEDIATE")
+        print("locked")
+        sys.stdin.readline()
+        db.execute("COMMIT")
+        """,
+        path,
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(StoreError, match=r"another process has kept it locked for more than 0\.2 s.*lsof"):
+            store.write([a_record(2, 2)], [])
+        assert len(store.records()) == 1  # a writer does not hold readers up
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        assert other.wait(30) == 0
+    store.write([a_record(2, 2)], [])
+
+
+def test_a_reader_does_not_hold_a_writer_up(store, path):
+    store.write([a_record(1, 1)], [])
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM records").fetchone() == (1,)
+        store.write([a_record(2, 2)], [a_row()])
+        assert reader.execute("SELECT count(*) FROM records").fetchone() == (1,)  # its own moment
+    assert len(store.records()) == 2
+
+
+APPEND = """
+    import sys
+    from lifecycle.stores import open_store
+    from lifecycle.testing.store_suite import a_record, a_row
+    url, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    def wait():
+        print("waiting")
+        sys.stdin.readline()
+
+    wait()
+    store = open_store(url)
+    for n in range(1, count + 1):
+        if n == count // 2:
+            wait()  # so that none of them is through before another begins
+        store.write([a_record(n, n, writer=name, attachment_id=name)], [a_row(name, owner_pid=n)])
+    store.close()
+"""
+
+
+def append_at_once(path, writers, count):
+    names = [f"writer-{n}" for n in range(writers)]
+    processes = []
+    try:
+        for name in names:
+            command = [sys.executable, "-u", "-c", textwrap.dedent(APPEND), f"sqlite:///{path}", name, str(count)]
+            pipe = subprocess.PIPE
+            processes += [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)]
+        for _ in range(2):
+            for process in processes:
+                assert process.stdout.readline() == "waiting\n", process.stderr.read()
+            for process in processes:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+        for process in processes:
+            _, errors = process.communicate(timeout=90)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    return names
+
+
+def test_two_processes_append_at_once(path):
+    names = append_at_once(path, writers=2, count=200)
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        found = store.records()
+        assert len(found) == 400
+        assert len({number for number, _ in found}) == 400
+        for name in names:
+            mine = [record for _, record in found if record.writer == name]
+            assert mine == [a_record(n, n, writer=name, attachment_id=name) for n in range(1, 201)]
+            assert store.session(name).owner_pid == 200
+    order = [record.writer for _, record in found]
+    assert order not in (sorted(order), sorted(order, reverse=True)), "they ran one after the other"
+
+
+def test_six_processes_make_one_new_file(path):
+    append_at_once(path, writers=6, count=3)
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        assert len(store.records()) == 18
+
+
+def test_a_file_that_is_made_at_this_very_moment_is_ours(path):
+    raced = []
+
+    def race(statement):
+        if statement.startswith("PRAGMA application_id") and not raced:
+            raced.append(statement)
+            with contextlib.suppress(StoreError), closing(SQLiteStore(path, busy_timeout=0)) as other:
+                other.open()
+
+    with closing(SQLiteStore(path)) as store:
+        prepare = store._file._prepare
+        store._file._prepare = lambda db: (db.set_trace_callback(race), prepare(db))
+        store.open()
+        assert raced
+        store.write([a_record(1, 1)], [])
+
+
+def test_a_change_to_wal_waits_for_a_reader(path):
+    with closing(SQLiteStore(path)) as store:
+        store.open()
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as reader:
+        assert reader.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM records").fetchone()
+        tried = threading.Event()
+        store = SQLiteStore(path)
+        prepare = store._file._prepare
+        store._file._prepare = lambda db: (prepare(db), tried.set())
+        opener = threading.Thread(target=store.open)
+        opener.start()
+        assert tried.wait(30)
+        opener.join(0.1)
+        assert opener.is_alive()
+        reader.execute("COMMIT")
+        opener.join(30)
+        with closing(store):
+            store.write([a_record(1, 1)], [])
+
+
+def test_what_was_acknowledged_survives_kill_9(path):
+    code = """
+        import os, sys
+        from lifecycle.stores import open_store
+        from lifecycle.testing.store_suite import a_record, a_row
+        store = open_store("sqlite:///" + sys.argv[1])
+        first = len(store.records()) + 1
+        n = 1
+        while True:
+            writer = f"w{os.getpid()}"
+            store.write([a_record(n, n, writer=writer, attachment_id=writer)], [a_row(writer, owner_pid=n)])
+            print(n)
+            n += 1
+    """
+    acknowledged = 0
+    for after in (1, 40, 150):
+        with started(code, path) as process:
+            last = 0
+            while last < after:
+                last = int(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
+            rest = process.stdout.read().split("\n")[:-1]  # the last line may be torn, then it was no acknowledgement
+            last = int(rest[-1]) if rest else last
+            name = f"w{process.pid}"
+        with closing(open_store(f"sqlite:///{path}")) as store:
+            mine = store.records(attachment_id=name)
+            assert last <= len(mine) <= last + 1
+            assert store.session(name).owner_pid == len(mine)  # a record and its row are there together
+            acknowledged += len(mine)
+            assert len(store.records()) == acknowledged
+            with sqlite3.connect(path) as db:
+                assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            db.close()
+
+
+# --- forks ------------------------------------------------------------------------------------------------------
+
+FORK = """
+    import gc, os, sys, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of every fork beside threads
+    from lifecycle.errors import ConfigError, StoreError
+    from lifecycle.stores import open_store, sqlite_file
+    from lifecycle.testing.store_suite import a_record, a_row
+
+    url = sys.argv[1]
+    to_child, from_parent = os.pipe(), os.pipe()
+
+    def say(pipe): os.write(pipe[1], b"x")
+    def hear(pipe): assert os.read(pipe[0], 1) == b"x"
+"""
+
+
+@posix_only
+def test_a_child_and_its_parent_lose_nothing(path):
+    # Without the care described in lifecycle.stores.sqlite_file the child's last five records are gone.
+    run(
+        FORK
+        + """
+    store = open_store(url)
+    store.write([a_record(1, 1)], [])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            store.write([a_record(2, 2)], [])
+        except StoreError as e:
+            assert "forked" in str(e), e
+        else:
+            raise SystemExit("the inherited store wrote")
+        store.abandon_in_child()
+        store.close()
+        child = open_store(url)
+        child.write([a_record(1, 1, writer="child", attachment_id="b")], [])
+        say(to_child)
+        hear(from_parent)
+        for n in range(2, 7):
+            child.write([a_record(n, n, writer="child", attachment_id="b")], [])
+        raise SystemExit(0)  # not os._exit: the end of the interpreter must do no harm either
+    hear(to_child)
+    store.write([a_record(2, 2)], [])
+    store.close()
+    say(from_parent)
+    assert os.waitpid(pid, 0)[1] == 0
+        """,
+        f"sqlite:///{path}",
+    )
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        assert [record.writer for _, record in store.records(attachment_id="b")] == ["child"] * 6
+        assert len(store.records(attachment_id="a")) == 2
+
+
+@posix_only
+def test_a_store_object_can_be_opened_anew_in_a_child(path):
+    run(
+        FORK
+        + """
+    store = open_store(url)
+    store.write([a_record(1, 1)], [])
+    pid = os.fork()
+    if pid == 0:
+        store.open()
+        store.write([a_record(2, 2)], [])
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    store.write([a_record(3, 3)], [])
+    assert len(store.records()) == 3
+        """,
+        f"sqlite:///{path}",
+    )
+
+
+@posix_only
+def test_a_connection_that_was_open_during_a_fork_is_never_used_or_closed(path):
+    # A fork by C code runs no Python hooks before it, only after.
+    done = run(
+        FORK
+        + """
+    store = open_store(url)
+    store.write([a_record(1, 1)], [])
+    sqlite_file._before_fork.__code__ = (lambda: sqlite_file._forking.append(None)).__code__
+    pid = os.fork()
+    if pid == 0:
+        try:
+            open_store(url)
+        except ConfigError as e:
+            assert "can't be opened safely here" in str(e), e
+            print("refused", flush=True)
+        other = open_store(url + ".other")
+        other.write([a_record(1, 1)], [])
+        other.close()
+        assert len(sqlite_file._kept) == 1
+        assert sqlite_file._kept[0].total_changes >= 0  # raises where it is closed
+        del store, other
+        gc.collect()
+        raise SystemExit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    wal = url.removeprefix("sqlite:///") + "-wal"
+    assert os.path.exists(wal), "the child closed the connection of its parent"
+    store.write([a_record(2, 2)], [])
+    assert len(store.records()) == 2
+        """,
+        f"sqlite:///{path}",
+    )
+    assert done.stdout == "refused\n"
+
+
+@posix_only
+def test_what_is_kept_for_ever_outlives_the_interpreter():
+    code = """
+        import os
+        from lifecycle.stores import sqlite_file
+        class Thing:
+            def __del__(self, write=os.write): write(1, b"finalized")
+        thing = Thing()
+        {}
+    """
+    assert run(code.format("sqlite_file._kept.append(thing)")).stdout == "finalized"  # what a list alone does
+    assert run(code.format("sqlite_file._keep_for_ever(thing)")).stdout == ""
+
+
+@posix_only
+def test_a_fork_waits_for_a_write_and_a_write_for_a_fork(store, path):
+    seen = []
+    in_write, go_on = threading.Event(), threading.Event()
+
+    def worker():
+        with store._file.use():
+            in_write.set()
+            assert go_on.wait(30)
+            seen.append("written")
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    assert in_write.wait(30)
+    forker = threading.Thread(target=lambda: (sqlite_file._before_fork(), seen.append("forking")))
+    forker.start()
+    while not sqlite_file._forking:
+        time.sleep(0.001)
+    go_on.set()
+    thread.join()
+    forker.join()
+    assert seen == ["written", "forking"]
+    assert store._file._db is None  # no connection is open while the process forks
+
+    writer = threading.Thread(target=lambda: (store.write([a_record(1, 1)], []), seen.append("after")))
+    writer.start()
+    writer.join(0.1)
+    assert seen == ["written", "forking"]
+    sqlite_file._after_fork_in_parent()
+    writer.join()
+    assert seen == ["written", "forking", "after"]
+
+
+def test_nothing_waits_for_ever_for_a_fork_that_was_struck_by_a_signal(store, monkeypatch):
+    monkeypatch.setattr(sqlite_file, "_PATIENCE", 0.05)
+    sqlite_file._before_fork()
+    try:
+        store.write([a_record(1, 1)], [])
+    finally:
+        sqlite_file._after_fork_in_parent()
+    with store._file._lock, pytest.raises(StoreError, match="another thread"):
+        store.records()
+    assert len(store.records()) == 1
+
+
+# --- how a store is chosen --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("sqlit:///x.db", "did you mean 'sqlite:'?"),
+        ("memory", "did you mean 'memory:'"),
+        ("mem:", "known: memory:, sqlite:///PATH, postgresql://..."),
+        ("records.db", "did you mean 'sqlite:///records.db'"),
+        ("/var/records.db", "did you mean 'sqlite:////var/records.db'"),
+        ("", "known: memory:"),
+        ("sqlite:x.db", "sqlite:///x.db"),
+        ("sqlite://x.db", "three slashes before the path: sqlite:///x.db"),
+        ("sqlite:", "sqlite:///PATH"),
+        ("sqlite:///", "a path after"),
+        ("sqlite:///:memory:", "memory:"),
+        ("sqlite:///x.db?mode=ro", "without parameters"),
+        ("sqlite:///x\0.db", "plain path"),
+        ("sqlite:///no/such/folder/x.db", "does not exist"),
+        ("postgresql://user:secret@host/db", "PostgreSQL comes with a later version"),
+        ("mysql://user:secret@host/db", "known: memory:"),
+        ("host=h password=secret", "known: memory:"),
+        (7, "an object with the methods open, write"),
+        (Path("x.db"), "sqlite:///PATH"),
+    ],
+)
+def test_a_bad_choice_is_named(spec, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as e:
+        open_store(spec)
+    assert e.value.option == "store"
+    assert hint in e.value.allowed
+    assert "secret" not in str(e.value)
+    if isinstance(spec, str) and not set("@=") & set(spec):
+        assert e.value.value == spec
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chosen_store_that_cannot_be_opened_is_refused(path):
+    path.write_bytes(b"garbage" * 100)
+    with pytest.raises(ConfigError, match="not an SQLite database") as e:
+        open_store(f"sqlite:///{path}")
+    assert e.value.option == "store"
+    assert e.value.value == f"sqlite:///{path}"
+    assert isinstance(e.value.__cause__, StoreError)
+
+
+def test_a_relative_path_is_fixed_when_it_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with closing(open_store("sqlite:///here.db")) as store:
+        monkeypatch.chdir("/")
+        store.write([a_record()], [])
+        assert store.url == f"sqlite:///{tmp_path}/here.db"
+    assert (tmp_path / "here.db").exists()
+
+
+def test_a_path_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with closing(open_store("sqlite:///~/here.db")) as store:
+        assert store.url == f"sqlite:///{tmp_path}/here.db"
+
+
+def test_a_store_object_is_opened_and_passed_through(path):
+    mine = SQLiteStore(path)
+    with closing(open_store(mine)) as store:
+        assert store is mine
+        store.write([a_record()], [])
+        assert open_store(mine) is mine
+        assert len(mine.records()) == 1
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="not a regular file") as e:
+        open_store(SQLiteStore(path))
+    assert e.value.option == "store"
+
+
+def test_the_environment_chooses_where_the_code_does_not(path, monkeypatch):
+    monkeypatch.setenv("LIFECYCLE_STORE", "memory:")
+    assert isinstance(open_store(None), MemoryStore)
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        assert isinstance(store, SQLiteStore)
+    monkeypatch.setenv("LIFECYCLE_STORE", f"sqlite:///{path.parent}/no/x.db")
+    with pytest.raises(ConfigError) as e:
+        open_store(None)
+    assert "from LIFECYCLE_STORE" in str(e.value.value)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A user with an empty home and no choice made; returns the folder of the default store."""
+    monkeypatch.delenv("LIFECYCLE_STORE", raising=False)
+    for name in ("HOME", "XDG_STATE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    folder = Path(platformdirs.user_state_dir("lifecycle"))
+    assert tmp_path in folder.parents
+    return folder
+
+
+@posix_only
+def test_the_default_is_a_private_file_in_the_state_folder(home):
+    old = os.umask(0)
+    try:
+        with closing(open_store(None)) as store:
+            assert isinstance(store, SQLiteStore)
+            assert store.path == default_path() == home / "lifecycle.db"
+            assert stat.S_IMODE(home.stat().st_mode) == 0o700
+            assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
+        home.chmod(0o755)
+        with closing(open_store(None)):
+            assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.parametrize("fault", ["a file where the folder should be", "garbage", "a folder where the file should be"])
+def test_a_default_that_cannot_be_used_falls_back_to_memory_with_one_warning(home, fault):
+    if fault == "a file where the folder should be":
+        home.parent.mkdir(parents=True)
+        home.write_text("")
+    elif fault == "garbage":
+        home.mkdir(parents=True)
+        (home / "lifecycle.db").write_bytes(b"garbage" * 100)
+    else:
+        (home / "lifecycle.db").mkdir(parents=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        store = open_store(None)
+    assert [w.category for w in caught] == [StoreFallbackWarning]
+    assert issubclass(StoreFallbackWarning, RuntimeWarning)
+    assert str(home) in str(caught[0].message)
+    assert "LIFECYCLE_STORE" in str(caught[0].message)
+    assert isinstance(store, MemoryStore)
+    store.write([a_record()], [a_row(state=State.ACTIVE)])
+    assert len(store.records()) == 1
+
+
+def test_only_the_store_that_is_used_is_loaded():
+    run(
+        """
+        import sys
+        import lifecycle.stores
+        assert "sqlite3" not in sys.modules and "platformdirs" not in sys.modules
+        lifecycle.stores.open_store("memory:")
+        assert "sqlite3" not in sys.modules and "platformdirs" not in sys.modules
+        """
+    )
