@@ -1,0 +1,475 @@
+"""One browser and its clients: which client gets what, and what it may send.
+
+Rule: a client has a browser session of its own (`Target.attachToBrowserTarget`) and reaches the CDP sessions that were
+attached through it, no others. Ids are rewritten on the way to the browser, so clients never collide. The pump never
+waits for a client: one that does not read is dropped. Everything here runs on the gateway's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from lifecycle.errors import BackendError, ConnectionLost
+from lifecycle.gateway import policy, wire
+from lifecycle.gateway.pipe import Pipe
+from lifecycle.ports import CdpPipe
+
+if TYPE_CHECKING:
+    from lifecycle.gateway.wire import Message
+
+_COUNT_BUDGET: Final = 0.25
+"""Seconds that counting the cookies of contexts may hold up what comes after it."""
+
+_CLOSE_BUDGET: Final = 1.0
+"""Seconds that clients get to answer the closing of their WebSocket."""
+
+_LAST_WORDS: Final = 0.2
+"""Seconds between the end of the connection and its report: the process ends in that time, which says more."""
+
+_TRACKED: Final = frozenset({b"Target.attachedToTarget", b"Target.detachedFromTarget"})
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Link(Protocol):
+    """A client's WebSocket, as far as the hub knows it."""
+
+    def send(self, message: bytes) -> None:
+        """Queue a message; never blocks, silent when the socket is closed."""
+
+    def backlog(self) -> int:
+        """Bytes that the client has not taken yet."""
+        ...
+
+    def abort(self) -> None:
+        """Cut the connection."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close it politely."""
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One WebSocket client.
+
+    Attributes:
+        link: Its socket.
+        root: The CDP session that its messages without a ``sessionId`` go to. Never shown to it.
+        sessions: The CDP sessions it may use, each with the session it was attached through.
+        gone: It left; answers that still come for it are dropped.
+    """
+
+    link: Link
+    root: str
+    sessions: dict[str, str] = field(default_factory=dict)
+    gone: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Context:
+    """A browser context that a client made: its maker, and whether Chromium disposes of it when the maker leaves."""
+
+    maker: Client
+    dispose_on_detach: bool
+
+
+Hook = Callable[["Message"], None]
+
+
+class Hub:
+    """The pump between one browser and its clients.
+
+    Args:
+        pipe: The browser's connection; taken over at once.
+        token: What clients prove with that they may connect.
+        on_use: Called for each command of a client that counts as use.
+        on_lost: Called once when the connection breaks by itself.
+    """
+
+    def __init__(
+        self, pipe: CdpPipe, *, token: str, on_use: Callable[[], None], on_lost: Callable[[str], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.token = token
+        self.ended: str | None = None
+        """The close_reason, once clients are no longer served."""
+        self.foreign_cookies = 0
+        """See `lifecycle.gateway.Endpoint.foreign_cookies`."""
+        self._on_use = on_use
+        self._on_lost = on_lost
+        self._last_id = 0
+        self._commands: dict[int, tuple[Client, int, str, Hook | None]] = {}
+        self._calls: dict[int, asyncio.Future[Message]] = {}
+        self._owners: dict[str, Client] = {}
+        self._clients: set[Client] = set()
+        self._contexts: dict[str, _Context] = {}
+        self._counted: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._report: asyncio.TimerHandle | None = None
+        self._pipe = Pipe(self._loop, pipe, on_message=self._received, on_oversize=self._oversize, on_lost=self._lost)
+        self._pipe.start()
+
+    def fds(self) -> tuple[int, ...]:
+        """The browser's descriptors, while they are open."""
+        return self._pipe.fds()
+
+    # --- commands of the library
+
+    async def call(
+        self, method: str, params: Mapping[str, object] | None = None, *, session_id: str | None = None
+    ) -> dict[str, object]:
+        """Send a command as the library itself and await its result.
+
+        Raises:
+            BackendError: The browser answered with an error.
+            ConnectionLost: The connection is closed.
+        """
+        if self._pipe.closed:
+            raise ConnectionLost(f"{method}: the connection to the browser is closed")
+        number = self._next_id()
+        message: Message = {"id": number, "method": method, "params": params or {}}
+        if session_id is not None:
+            message["sessionId"] = session_id
+        answer: asyncio.Future[Message] = self._loop.create_future()
+        self._calls[number] = answer
+        try:
+            self._pipe.write(wire.dumps(message))
+            reply = await answer
+        finally:
+            self._calls.pop(number, None)
+        error = reply.get("error")
+        if error is not None:
+            raise BackendError(f"{method}: {error.get('message', 'unknown error')}")
+        result: dict[str, object] = reply.get("result", {})
+        return result
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % policy.MAX_ID + 1
+            if self._last_id not in self._commands and self._last_id not in self._calls:
+                return self._last_id
+
+    # --- from the browser
+
+    def _received(self, raw: bytes) -> None:
+        number, method, id_end = wire.head(raw)
+        if number is not None:
+            self._answered(number, raw, id_end)
+            return
+        session = wire.tail_session(raw)
+        if method is None or session is None:
+            self._odd_shape(raw)
+            return
+        client = self._owners.get(session)
+        if client is None:
+            return
+        if method in _TRACKED:
+            self._track(client, session, wire.loads(raw))
+        self._deliver(client, wire.without_tail(raw) if session == client.root else raw)
+
+    def _answered(self, number: int, raw: bytes, id_end: int) -> None:
+        call = self._calls.get(number)
+        if call is not None:
+            if not call.done():
+                call.set_result(wire.loads(raw))
+            return
+        command = self._commands.pop(number, None)
+        if command is None:
+            return
+        client, their_id, session, hook = command
+        if hook is not None:
+            hook(wire.loads(raw))
+        ours = session == client.root and wire.tail_session(raw) == session
+        self._deliver(client, wire.with_id(raw, their_id, id_end, cut_session=ours))
+
+    def _odd_shape(self, raw: bytes) -> None:
+        """A message that is not shaped as expected, or one that belongs to no session."""
+        message = wire.loads(raw)
+        number = message.get("id")
+        if number in self._calls:
+            if not self._calls[number].done():
+                self._calls[number].set_result(message)
+            return
+        command = self._commands.pop(number, None) if isinstance(number, int) else None
+        if command is not None:
+            client, message["id"], _, hook = command
+            if hook is not None:
+                hook(message)
+        else:
+            session: str | None = message.get("sessionId")
+            method = message.get("method")
+            if session is None and method == "Target.detachedFromTarget":
+                # The browser ended a client's own session: the page that a page connection is about was closed.
+                left = self._owners.get(message["params"].get("sessionId"))
+                if left is not None:
+                    self._spawn(left.link.close(1000, "the target is gone"))
+                return
+            owner = self._owners.get(session) if session is not None else None
+            if session is None or owner is None:
+                return
+            client = owner
+            if str(method).encode() in _TRACKED:
+                self._track(client, session, message)
+        if message.get("sessionId") == client.root:
+            del message["sessionId"]
+        self._deliver(client, wire.dumps(message))
+
+    def _oversize(self, first: bytes) -> None:
+        """A message too long to carry: the request that asked for it fails, an event is left out."""
+        number, method, _ = wire.head(first)
+        limit = policy.MAX_MESSAGE // (1024 * 1024)
+        if number is None:
+            _log.warning("an event of the browser (%s) above %d MB was left out", (method or b"?").decode(), limit)
+            return
+        error = {"code": policy.SERVER_ERROR, "message": f"the answer is longer than the {limit} MB that are carried"}
+        self._answered(number, wire.dumps({"id": number, "error": error}), len(b'{"id":%d' % number))
+
+    def _deliver(self, client: Client, message: bytes) -> None:
+        if client.gone:
+            return
+        if client.link.backlog() > policy.MAX_BACKLOG:
+            _log.warning(
+                "a CDP client was dropped: it left more than %d MB unread", policy.MAX_BACKLOG // (1024 * 1024)
+            )
+            client.gone = True
+            client.link.abort()
+            return
+        client.link.send(message)
+
+    def _track(self, client: Client, parent: str, message: Message) -> None:
+        """Keep the record of which session belongs to whom."""
+        session = message["params"].get("sessionId")
+        if message["method"] == "Target.attachedToTarget":
+            client.sessions[session] = parent
+            self._owners[session] = client
+        else:
+            self._forget(client, session)
+
+    def _forget(self, client: Client, session: str) -> None:
+        """A session ended, and with it all that were attached through it."""
+        ended = [session]
+        while ended:
+            gone = ended.pop()
+            if client.sessions.pop(gone, None) is not None:
+                del self._owners[gone]
+            ended.extend(child for child, parent in client.sessions.items() if parent == gone)
+
+    # --- from clients
+
+    async def join(self, link: Link, target_id: str | None) -> Client:
+        """Give `link` a session of its own: on the browser, or on the page `target_id`.
+
+        Raises:
+            BackendError: There is no such page, or no browser any more.
+        """
+        if target_id is None:
+            result = await self.call("Target.attachToBrowserTarget")
+        else:
+            result = await self.call("Target.attachToTarget", {"targetId": target_id, "flatten": True})
+        client = Client(link=link, root=str(result["sessionId"]))
+        self._clients.add(client)
+        self._owners[client.root] = client
+        return client
+
+    async def leave(self, client: Client) -> None:
+        """A client's socket closed: end its session, as the browser does for a closed connection.
+
+        Chromium then ends the sessions below it, drops what they had switched on, and disposes of the contexts that
+        were made with ``disposeOnDetach``; their cookies are counted first.
+        """
+        if client not in self._clients:
+            return
+        self._clients.discard(client)
+        client.gone = True
+        for number in [n for n, command in self._commands.items() if command[0] is client]:
+            if self._commands[number][3] is None:
+                del self._commands[number]
+        doomed = [c for c, context in self._contexts.items() if context.maker is client and context.dispose_on_detach]
+        await self._count(doomed)
+        for context in doomed:
+            self._contexts.pop(context, None)
+        for session in (client.root, *client.sessions):
+            self._owners.pop(session, None)
+        client.sessions.clear()
+        if not self._pipe.closed:
+            number = self._next_id()
+            params = {"sessionId": client.root}
+            self._pipe.write(wire.dumps({"id": number, "method": "Target.detachFromTarget", "params": params}))
+
+    def command(self, client: Client, raw: bytes) -> Awaitable[None] | None:
+        """Take one message of a client. What is returned has to be awaited before its next message is read."""
+        try:
+            message = wire.loads(raw)
+        except ValueError as e:
+            self._refuse(client, None, policy.PARSE_ERROR, f"JSON: {e}")
+            return None
+        if not isinstance(message, dict):
+            self._refuse(client, None, policy.INVALID_REQUEST, "Message must be an object")
+            return None
+        number = message.get("id")
+        if type(number) is not int or not -policy.MAX_ID <= number <= policy.MAX_ID:
+            self._refuse(client, None, policy.INVALID_REQUEST, "Message must have integer 'id' property")
+            return None
+        method = message.get("method")
+        if not isinstance(method, str):
+            self._refuse(client, message, policy.INVALID_REQUEST, "Message must have string 'method' property")
+            return None
+        session = message.get("sessionId")
+        if session is None:
+            session = message["sessionId"] = client.root
+        elif not isinstance(session, str) or session not in client.sessions:
+            message.pop("sessionId")
+            self._refuse(client, message, policy.SESSION_NOT_FOUND, "Session with given id not found.")
+            return None
+        params = message.get("params")
+        return self._accepted(client, message, session, params if isinstance(params, dict) else {}, len(raw))
+
+    def _accepted(
+        self, client: Client, message: Message, session: str, params: Message, size: int
+    ) -> Awaitable[None] | None:
+        method: str = message["method"]
+        why = policy.refusal(method, params)
+        if why is not None:
+            self._refuse(client, message, policy.SERVER_ERROR, why)
+            return None
+        if method == "Browser.close":
+            # The lifecycle owns the browser: for this client it is closed, for everyone else it goes on.
+            self._reply(client, message, {"result": {}})
+            return client.link.close(1000, "Browser.close")
+        if policy.is_use(method):
+            self._on_use()
+        if method == "Target.createBrowserContext":
+            return self._send(client, message, session, size, hook=self._on_created(client, params))
+        context = params.get("browserContextId")
+        if method == "Target.disposeBrowserContext" and isinstance(context, str) and context in self._contexts:
+            return self._dispose(client, message, session, size, context)
+        return self._send(client, message, session, size)
+
+    def _send(
+        self, client: Client, message: Message, session: str, size: int, *, hook: Hook | None = None
+    ) -> Awaitable[None] | None:
+        their_id = message["id"]
+        message["id"] = number = self._next_id()
+        try:
+            raw = wire.dumps(message)
+        except ValueError as e:
+            message["id"] = their_id
+            self._refuse(client, message, policy.PARSE_ERROR, str(e))
+            return None
+        if size > policy.MAX_COMMAND or len(raw) > policy.MAX_COMMAND:
+            message["id"] = their_id
+            limit = f"{policy.MAX_COMMAND:,} bytes that Chromium takes"
+            self._refuse(client, message, policy.INVALID_REQUEST, f"the message is longer than the {limit}")
+            return None
+        self._commands[number] = (client, their_id, session, hook)
+        self._pipe.write(raw)
+        return self._pipe.drained() if self._pipe.crowded else None
+
+    def _refuse(self, client: Client, message: Message | None, code: int, text: str) -> None:
+        self._reply(client, message, {"error": {"code": code, "message": text}})
+
+    def _reply(self, client: Client, message: Message | None, outcome: Message) -> None:
+        """Answer a client in the browser's place, shaped as the browser does it."""
+        reply: Message = {} if message is None else {"id": message["id"]}
+        reply.update(outcome)
+        session = None if message is None else message.get("sessionId")
+        if session is not None and session != client.root:
+            reply["sessionId"] = session
+        self._deliver(client, wire.dumps(reply))
+
+    # --- contexts that clients make
+
+    def _on_created(self, client: Client, params: Message) -> Hook:
+        def created(reply: Message) -> None:
+            context = reply.get("result", {}).get("browserContextId")
+            dispose = params.get("disposeOnDetach") is True
+            if context is not None and not (client.gone and dispose):
+                self._contexts[context] = _Context(client, dispose)
+
+        return created
+
+    async def _dispose(self, client: Client, message: Message, session: str, size: int, context: str) -> None:
+        """Count the cookies of a context, then let the client dispose of it.
+
+        Chromium often answers neither when the two commands follow each other at once, so the count comes first.
+        """
+        await self._count([context])
+        self._contexts.pop(context, None)
+        waiting = self._send(client, message, session, size)
+        if waiting is not None:
+            await waiting
+
+    async def count_cookies(self) -> None:
+        """Count the cookies of every context that a client made and nobody has disposed of yet."""
+        await self._count(list(self._contexts))
+
+    async def _count(self, contexts: list[str]) -> None:
+        if not contexts or self._pipe.closed:
+            return
+
+        async def one(context: str) -> None:
+            result = await self.call("Storage.getCookies", {"browserContextId": context})
+            cookies = result["cookies"]
+            self._counted[context] = len(cookies) if isinstance(cookies, list) else 0
+
+        counting = [self._loop.create_task(one(context)) for context in contexts]
+        _, late = await asyncio.wait(counting, timeout=_COUNT_BUDGET)
+        for task in late:
+            task.cancel()
+        for task in counting:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                _log.debug("the cookies of a context could not be counted: %s", error)
+        self.foreign_cookies = sum(self._counted.values())
+
+    # --- ending
+
+    async def close_clients(self, reason: str) -> None:
+        """Close every client's socket with `reason`; nobody can connect from now on. Idempotent."""
+        if self.ended is None:
+            self.ended = reason
+        clients = list(self._clients)
+        if not clients and not self._contexts:
+            return
+        await self.count_cookies()
+        closing = [
+            self._loop.create_task(c.link.close(policy.CLOSED_BY_OWNER, policy.close_text(self.ended))) for c in clients
+        ]
+        if not closing:
+            return
+        await asyncio.wait(closing, timeout=_CLOSE_BUDGET)
+        for client, task in zip(clients, closing, strict=True):
+            if not task.done():
+                client.link.abort()
+                task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Close the clients and the connection to the browser. Idempotent."""
+        if self._report is not None:
+            self._report.cancel()
+        await self.close_clients(self.ended or "manual")
+        self._pipe.close()
+        self._fail_calls("the connection to the browser was closed")
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=_CLOSE_BUDGET)
+
+    def _lost(self, reason: str) -> None:
+        if self.ended is None:
+            self.ended = "crash"
+        self._fail_calls(reason)
+        self._report = self._loop.call_later(_LAST_WORDS, self._on_lost, reason)
+        self._spawn(self.close_clients(self.ended))
+
+    def _fail_calls(self, reason: str) -> None:
+        for answer in list(self._calls.values()):
+            if not answer.done():
+                answer.set_exception(ConnectionLost(reason))
+
+    def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coro)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
