@@ -1,0 +1,192 @@
+"""The local adapter: a Chromium of this machine for each session, on a pipe and behind the gateway.
+
+Rule: no debugging port, no shared profile, no browser that outlives its owner.
+
+    find.py      which browser
+    profiles.py  a folder for each session, and the sweeping of dead ones
+    launch.py    the command line and the start
+    process.py   the exit as an event
+    window.py    the first page and the viewport
+    backend.py   all of it together
+    forks.py     what a forked child must not keep
+    procs.py     processes by more than their pid
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from lifecycle.errors import ConfigError, StartFailed, UnsupportedOperation
+from lifecycle_adapters.local.find import FoundBrowser, candidates, find_browser
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+    from typing import Any
+
+    from lifecycle.config import SessionOptions
+    from lifecycle.ports import Backend, BackendEnd, Host
+    from lifecycle_adapters.local.backend import LocalBackend
+
+__all__ = ["FoundBrowser", "LocalAdapter", "candidates", "find_browser"]
+
+_log: Final = logging.getLogger(__name__)
+
+_swept: Final[list[bool]] = []
+"""Not empty once this process has swept: once is enough, and a session's start is no place to do it again."""
+
+
+class LocalAdapter:
+    """Runs Chromium on this machine. Needs Linux or macOS.
+
+    Args:
+        executable_path: The browser for sessions that name none; None to look for one (see `find_browser`).
+        chrome_args: Switches for every session, before the session's own.
+    """
+
+    def __init__(self, *, executable_path: str | None = None, chrome_args: Sequence[str] = ()) -> None:
+        self._executable_path = executable_path
+        self._chrome_args = tuple(chrome_args)
+        self._sweeping: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """``local``."""
+        return "local"
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """``pages``, ``cdp``, ``headed``, ``proxy``, ``cookies``, ``viewport``, ``user_agent`` and ``chrome_args``."""
+        return frozenset({"pages", "cdp", "headed", "proxy", "cookies", "viewport", "user_agent", "chrome_args"})
+
+    def check(self, options: SessionOptions) -> None:
+        """Refuse what a local Chromium can't do.
+
+        Raises:
+            UnsupportedOperation: Names the option and the way out.
+        """
+        if sys.platform == "win32":
+            raise UnsupportedOperation(
+                operation="a local browser on Windows",
+                adapter=self.name,
+                way_out='use Client(adapter="remote") or Client(adapter="memory"), or run it under WSL',
+            )
+        if options.proxy is not None and options.proxy.username is not None:
+            raise UnsupportedOperation(
+                operation="a proxy with username and password",
+                adapter=self.name,
+                way_out="Chromium takes no proxy credentials on its command line: let the proxy know this machine by "
+                "its address, or put a local forwarder that logs in (mitmproxy in upstream mode) in between",
+            )
+        if options.cookie_scope == "all":
+            raise UnsupportedOperation(
+                operation='cookie_scope="all"',
+                adapter=self.name,
+                way_out='use cookie_scope="default" and keep to the default context; cookies elsewhere are counted',
+            )
+
+    async def open(self, session_id: str, options: SessionOptions, host: Host) -> Backend:
+        """Start a Chromium.
+
+        Atomic: when it raises or is cancelled, the process has ended and its folder is gone.
+
+        Raises:
+            StartFailed: No browser was found, or it did not come up; says why and what to do.
+        """
+        self.check(options)
+        self._sweep_once(host)
+        found = await host.run_blocking(find_browser, options.executable_path or self._executable_path)
+        backend = self._spawn(session_id, options, host, found)
+        try:
+            await backend.start(options, found.path)
+        except BaseException as e:
+            if await _to_the_end(backend.release(grace=0)) and not isinstance(e, asyncio.CancelledError):
+                raise asyncio.CancelledError from e
+            raise
+        return backend
+
+    def _spawn(self, session_id: str, options: SessionOptions, host: Host, found: FoundBrowser) -> LocalBackend:
+        """From nothing to a watched process, without a tick in between."""
+        from lifecycle_adapters.local import launch  # noqa: PLC0415 - there is no such thing on Windows
+        from lifecycle_adapters.local.backend import LocalBackend  # noqa: PLC0415
+        from lifecycle_adapters.local.profiles import profiles  # noqa: PLC0415
+
+        headed = not options.headless and launch.display_exists()
+        if not options.headless and not headed:
+            _log.warning("headless=False, but there is no display (DISPLAY, WAYLAND_DISPLAY): running headless")
+        if self._chrome_args:
+            options = replace(options, chrome_args=(*self._chrome_args, *options.chrome_args))
+        try:
+            profile = profiles.create()
+        except OSError as e:
+            raise StartFailed(f"no profile folder could be made: {e}; free or set TMPDIR", adapter=self.name) from e
+        try:
+            launched = launch.launch(found.path, launch.switches(options, profile, headed=headed), profile)
+        except BaseException as e:
+            profiles.remove(profile)
+            if isinstance(e, OSError):
+                raise StartFailed(f"{found.path} could not be started: {e}", adapter=self.name) from e
+            raise
+        try:
+            profile.note_browser(launched.popen.pid, launched.started)
+            return LocalBackend(session_id, host, profile, launched, headed=headed)
+        except BaseException:
+            launched.popen.kill()
+            launched.popen.wait()
+            launch.close_pipe(launched.pipe)
+            profiles.remove(profile)
+            raise
+
+    def _sweep_once(self, host: Host) -> None:
+        """Clean up after dead processes, beside the first start and not before it."""
+        if _swept:
+            return
+        from lifecycle_adapters.local.profiles import profiles  # noqa: PLC0415 - there is no such thing on Windows
+
+        _swept.append(True)
+
+        async def sweep() -> None:
+            await host.run_blocking(profiles.sweep)
+
+        self._sweeping = asyncio.get_running_loop().create_task(sweep())
+
+    async def probe(self, session_id: str, host: Host) -> BackendEnd | None:
+        """Raise ConfigError: sessions of this adapter live in the process that opened them, which answers for them."""
+        del host
+        raise ConfigError(option="session_id", value=session_id, allowed="the id of a session whose owner still runs")
+
+    async def connect(self, session_id: str, options: SessionOptions, host: Host) -> Backend:
+        """Raise UnsupportedOperation: the owner's process is the way to its sessions."""
+        del options, host
+        raise UnsupportedOperation(
+            operation=f"connecting to session {session_id} without its owner",
+            adapter=self.name,
+            way_out="attach while the process that opened it runs",
+        )
+
+    async def aclose(self) -> None:
+        """Wait for the sweeping that the first start began. Idempotent."""
+        if self._sweeping is not None:
+            await asyncio.wait({self._sweeping})
+
+
+async def _to_the_end(coro: Coroutine[Any, Any, None]) -> bool:
+    """Await `coro` even when this task is cancelled meanwhile, and log what it raises: another error is under way.
+
+    Returns:
+        True when the task was cancelled meanwhile.
+    """
+    task = asyncio.ensure_future(coro)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    error = task.exception()
+    if error is not None:
+        _log.error("a browser whose start failed could not be released: %s", error)
+    return cancelled
