@@ -22,7 +22,6 @@ from lifecycle.states import CloseReason, InFlight, State
 if TYPE_CHECKING:
     from lifecycle.config import SessionOptions
     from lifecycle.cookies import Cookie, LoadedCookies
-    from lifecycle.hooks import Hook
     from lifecycle.ports import Adapter, Backend, BackendEnd, Clock
 
 __all__ = ["Attachment", "Deadline", "Owner", "SessionStatus"]
@@ -167,7 +166,6 @@ class Attachment:
         "error",
         "facts_kept",
         "gone",
-        "hooks",
         "in_flight",
         "last_used",
         "loaded",
@@ -175,6 +173,7 @@ class Attachment:
         "opened_at",
         "opening",
         "options",
+        "outcome",
         "refused",
         "seq",
         "session_id",
@@ -191,7 +190,6 @@ class Attachment:
         self.standing = Standing(State.NOT_STARTED, Facts())
         self.in_flight = InFlight.NOTHING
         self.context = contextvars.copy_context()
-        self.hooks: list[Hook] = []
         self.created_at = clock.utcnow()
         self.closed_at: datetime | None = None
         self.opened_at = self.last_used = clock.monotonic()
@@ -214,6 +212,7 @@ class Attachment:
         self.ending_dest: State | None = None
         self.ended: asyncio.Event | None = None
         self.troubles: list[Exception] = []
+        self.outcome: tuple[Exception, ...] = ()
 
     @property
     def state(self) -> State:

@@ -7,6 +7,7 @@ SystemExit out of a signal handler and cancellation strike it there; the supervi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import queue
 import threading
@@ -14,7 +15,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from lifecycle.steps import CallerLeft
+from lifecycle.errors import UsageError
+from lifecycle.steps import CallerLeft, HookStruck
 
 if TYPE_CHECKING:
     from lifecycle.hooks import Hook, Transition
@@ -29,12 +31,26 @@ _monotonic: Final = time.monotonic  # bound now: clock fakes patch the module
 class Caller:
     """A caller as the supervisor sees it; `run_hook` and `answer` are used on the supervisor's loop."""
 
-    def __init__(self, supervisor: LoopThread, name: str) -> None:
+    def __init__(self, supervisor: LoopThread, run: Callable[[Caller], None], name: str) -> None:
         self.name = name
         self.context = contextvars.copy_context()
         self.left = False
+        self.posted = False
+        self.taken = False
+        self._work = run
         self._supervisor = supervisor
-        self._hook: asyncio.Future[None] | None = None
+        self._hook: tuple[object, asyncio.Future[None]] | None = None  # the supervisor's: what runs, and its end
+        self._begun: object = None  # the caller's: the hook it began last
+
+    def post(self) -> None:
+        """Post the work, once.
+
+        Raises:
+            UsageError: After a fork, or when the supervisor has ended.
+        """
+        if not self.posted:
+            self._supervisor.post(self._work, self)
+            self.posted = True  # after the post, so that no strike can lose it; the supervisor takes it up once
 
     def answer(self, result: object, error: BaseException | None) -> None:
         """Hand the result to the caller."""
@@ -52,54 +68,93 @@ class Caller:
         """
         if self.left:
             raise CallerLeft
-        self._hook = asyncio.get_running_loop().create_future()
-        self._begin_hook(self._call(hook, attachment_id, session, transition))
-        await self._hook
+        run = self._call(hook, attachment_id, session, transition)
+        done = asyncio.get_running_loop().create_future()
+        self._hook = run, done
+        self._begin_hook(run)
+        await done
 
     def _call(self, hook: Hook, attachment_id: str, session: object, transition: Transition) -> Callable[[], Any]:
         return lambda: hook.call(attachment_id, session, transition)
 
-    def _hook_done(self, error: BaseException | None) -> None:
+    def _hook_done(self, run: object, error: BaseException | None) -> None:
         """Any thread: the hook ended."""
 
         def settle() -> None:
-            if self._hook is None or self._hook.done():
+            if self._hook is None or self._hook[0] is not run or self._hook[1].done():
                 return
             if error is None:
-                self._hook.set_result(None)
+                self._hook[1].set_result(None)
             else:
-                self._hook.set_exception(error)
+                self._hook[1].set_exception(error if isinstance(error, Exception) else HookStruck(error))
 
         self._supervisor.post(settle)
 
-    def leave(self) -> None:
-        """Any thread: the caller was interrupted and will not look at its answer."""
+    def leave(self, error: BaseException | None) -> None:
+        """In the caller's thread: it runs no more hooks, because `error` struck it or it is busy in a signal handler.
+
+        A hook that it began has failed with the error, even if its end could not be told; one that it did not begin
+        is somebody else's to run.
+        """
+        self.left = True
+        begun = self._begun
 
         def settle() -> None:
-            self.left = True
-            if self._hook is not None and not self._hook.done():
-                self._hook.set_exception(CallerLeft())
+            if self._hook is None or self._hook[1].done():
+                return
+            if self._hook[0] is not begun:
+                self._hook[1].set_exception(CallerLeft())
+            elif error is not None:
+                self._hook[1].set_exception(HookStruck(error))
 
-        self._supervisor.post(settle)
+        with contextlib.suppress(UsageError):  # the supervisor has ended, and with it whatever it would be told for
+            self._supervisor.post(settle)
+
+
+class _Waiting(threading.local):
+    def __init__(self) -> None:
+        self.callers: list[SyncCaller] = []
+
+
+_waiting = _Waiting()
+"""The callers that wait in this thread: more than one when a signal handler calls us while its thread does."""
 
 
 class SyncCaller(Caller):
     """A thread that waits."""
 
-    def __init__(self, supervisor: LoopThread) -> None:
-        super().__init__(supervisor, threading.current_thread().name)
-        self._replies: queue.SimpleQueue[tuple[str, Any, BaseException | None]] = queue.SimpleQueue()
-        self._struck = False
+    def __init__(self, supervisor: LoopThread, run: Callable[[Caller], None]) -> None:
+        super().__init__(supervisor, run, threading.current_thread().name)
+        self._replies: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._answer: tuple[Any, BaseException | None] | None = None
 
     def answer(self, result: object, error: BaseException | None) -> None:
         """Hand the result to the thread."""
-        self._replies.put(("answer", result, error))
+        self._answer = result, error  # not through the queue: a thread that is struck may lose what it took from there
+        self._replies.put(None)
+
+    def post(self) -> None:
+        """Post the work, once; see `Caller.post`."""
+        if not self.posted:
+            outer = [c for c in _waiting.callers if not c.left and c is not self]
+            _waiting.callers = [*outer, self]
+            for caller in outer:
+                caller.leave(None)  # else its hooks would wait for this thread, which waits here first
+        super().post()
+
+    def leave(self, error: BaseException | None) -> None:
+        """In the caller's thread; see `Caller.leave`."""
+        self._wait_no_more()
+        super().leave(error)
+
+    def _wait_no_more(self) -> None:
+        _waiting.callers = [c for c in _waiting.callers if c is not self]
 
     def _begin_hook(self, run: Callable[[], Any]) -> None:
-        self._replies.put(("hook", run, None))
+        self._replies.put(run)
 
     def wait(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - what the call returns
-        """Wait for the answer, running hooks meanwhile.
+        """Post the work and wait for the answer, running hooks meanwhile.
 
         Raises:
             TimeoutError: No answer within `timeout` seconds; the work goes on.
@@ -107,28 +162,33 @@ class SyncCaller(Caller):
         """
         until = None if timeout is None else _monotonic() + timeout
         try:
+            self.post()
             value, error = self._take(until)
         except queue.Empty:
-            self.leave()
             msg = f"no answer within {timeout:g} seconds; what was asked for goes on in the background"
-            raise TimeoutError(msg) from None
-        except BaseException:
-            self.leave()
+            late = TimeoutError(msg)
+            self.leave(late)
+            raise late from None
+        except BaseException as struck:
+            self.leave(struck)
             raise
         if error is not None:
             raise error
         return value
 
     def wait_through(self) -> Any:  # noqa: ANN401 - what the call returns
-        """Wait for the answer even when struck by Ctrl-C or SystemExit once; that is raised afterwards.
+        """Post the work and wait for the answer even when struck by Ctrl-C or SystemExit once; that is raised afterwards.
 
         A second strike ends the wait at once. The work goes on in any case.
         """
         try:
+            self.post()
             value, error = self._take(None)
+        except UsageError:
+            raise  # there is nobody to post to
         except BaseException as struck:
-            self._struck = True
-            self.leave()
+            self.post()
+            self.leave(struck)
             _, error = self._take(None)
             if error is not None:
                 struck.add_note(f"while the session was torn down: {type(error).__name__}: {error}")
@@ -139,36 +199,39 @@ class SyncCaller(Caller):
 
     def _take(self, until: float | None) -> tuple[Any, BaseException | None]:
         """Run hooks until the answer comes. Raises queue.Empty past `until`, and whatever strikes this thread."""
-        while True:
-            left = None if until is None else max(until - _monotonic(), 0.0)
-            kind, value, error = self._replies.get(timeout=left)
-            if kind == "answer":
-                return value, error
-            if not self._struck:  # else a worker runs it
-                self._run(value)
+        try:
+            while self._answer is None:
+                left = None if until is None else max(until - _monotonic(), 0.0)
+                hook = self._replies.get(timeout=left)
+                if hook is not None and not self.left:  # else a worker runs it
+                    self._run(hook)
+            return self._answer
+        finally:
+            self._wait_no_more()
 
     def _run(self, hook: Callable[[], Any]) -> None:
+        self._begun = hook
         try:
             hook()
         except Exception as e:  # noqa: BLE001 - the flow records it and raises it after the edge
-            self._hook_done(e)
+            self._hook_done(hook, e)
         except BaseException as e:
-            self._hook_done(e)
+            self._hook_done(hook, e)
             raise
         else:
-            self._hook_done(None)
+            self._hook_done(hook, None)
 
 
 class AsyncCaller(Caller):
     """A task that waits on its own loop."""
 
-    def __init__(self, supervisor: LoopThread) -> None:
+    def __init__(self, supervisor: LoopThread, run: Callable[[Caller], None]) -> None:
         task = asyncio.current_task()
-        super().__init__(supervisor, task.get_name() if task is not None else threading.current_thread().name)
+        super().__init__(supervisor, run, task.get_name() if task is not None else threading.current_thread().name)
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[Any] = self._loop.create_future()
         self._answer.add_done_callback(lambda f: f.cancelled() or f.exception())  # nobody may be left to look
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
 
     def _post(self, callback: Callable[..., object], *args: object) -> bool:
         try:
@@ -199,45 +262,64 @@ class AsyncCaller(Caller):
             try:
                 await run()
             except BaseException as e:
-                self._hook_done(e)
+                self._hook_done(run, e)
                 if not isinstance(e, Exception):
                     raise
             else:
-                self._hook_done(None)
+                self._hook_done(run, None)
 
         def begin() -> None:
-            task = self._loop.create_task(call(), context=self.context)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if not self.left:  # else a worker runs it
+                self._begun = run
+                self._task = self._loop.create_task(call(), context=self.context)
+                self._task.add_done_callback(lambda t: t.cancelled() or t.exception())  # the flow was told of it
 
         if not self._post(begin):
             raise CallerLeft
 
+    def leave(self, error: BaseException | None) -> None:
+        """On the caller's loop: as `Caller.leave`; a hook that runs is cancelled."""
+        super().leave(error)
+        if self._task is not None:
+            self._task.cancel()
+
     async def wait(self, timeout: float | None = None) -> Any:  # noqa: ANN401, ASYNC109 - what the call returns
-        """Wait for the answer.
+        """Post the work and wait for the answer.
 
         Raises:
             TimeoutError: No answer within `timeout` seconds; the work goes on.
             BaseException: What the call raised.
         """
+        self.post()
         try:
             await asyncio.wait({self._answer}, timeout=timeout)
-        except BaseException:
-            self.leave()
+        except BaseException as struck:
+            self.leave(struck)
             raise
         if not self._answer.done():
-            self.leave()
             msg = f"no answer within {timeout:g} seconds; what was asked for goes on in the background"
-            raise TimeoutError(msg)
+            late = TimeoutError(msg)
+            self.leave(late)
+            raise late
         return self._answer.result()
 
     async def wait_through(self) -> Any:  # noqa: ANN401 - what the call returns
-        """Wait for the answer even when cancelled once; the cancellation is raised afterwards."""
+        """Post the work and wait for the answer even when cancelled once; the cancellation is raised afterwards.
+
+        A second cancellation ends the wait at once. The work goes on in any case.
+        """
+        self.post()
         try:
             await asyncio.wait({self._answer})
         except BaseException as struck:
-            self.leave()
-            await asyncio.wait({self._answer})
+            if isinstance(struck, GeneratorExit):  # nobody will run this coroutine again
+                self.leave(struck)
+                raise
+            try:
+                await asyncio.wait({self._answer})  # the loop runs on, and with it the hooks
+            except BaseException as again:
+                self.leave(again)
+                raise
             error = self._answer.exception()
             if error is not None:
                 struck.add_note(f"while the session was torn down: {type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ active ones alive. One that is dropped with sessions active stops them, and says
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import warnings
@@ -19,10 +20,10 @@ from lifecycle.config import SessionKwargs, SessionOptions, nearest, parse_optio
 from lifecycle.core import ClientCore, merge
 from lifecycle.engine import supervisor
 from lifecycle.errors import ConfigError
-from lifecycle.hooks import HookFunction, make_hooks
+from lifecycle.hooks import Hook, HookFunction, make_hooks
 from lifecycle.page import hold_driver, release_driver
 from lifecycle.ports import Adapter, Clock, Store
-from lifecycle.session import AsyncSession, Session
+from lifecycle.session import AsyncSession, Exit, Finalizers, Session, left
 from lifecycle.states import CloseReason, State
 
 if TYPE_CHECKING:
@@ -74,21 +75,22 @@ def _abandon(core: ClientCore) -> None:
     """A client was dropped: end what it left active, and say so."""
     if core.closed or not core.supervisor.thread.alive:
         return
-    if core.active:
+
+    def close() -> None:
+        core.fire(core.close_quietly("abandoned", CloseReason.ABANDONED), "abandoned")
+
+    count = len(core.active)
+    core.supervisor.thread.post(close)
+    if count:
         warnings.warn(
-            f"a client was dropped with {len(core.active)} session(s) active; they are being stopped. "
+            f"a client was dropped with {count} session(s) active; they are being stopped. "
             "Use `with`, or call stop() or close()",
             ResourceWarning,
             stacklevel=2,
         )
 
-    async def close() -> None:
-        await core.close("abandoned", CloseReason.ABANDONED)
 
-    core.supervisor.thread.post(core.fire, close(), "abandoned")
-
-
-class _BaseClient:
+class BaseClient:
     """What both clients share."""
 
     def __init__(
@@ -102,28 +104,28 @@ class _BaseClient:
         self._store = store
         self._clock = clock
         self._kept: dict[str, Session | AsyncSession] = {}
+        self._hooks: list[Hook] = []
         self._core_now = self._new_core()
 
     def _new_core(self) -> ClientCore:
         core = ClientCore(supervisor(), self._adapter, self._clock)
-        kept = self._kept
-        core.forget_handle = lambda attachment_id: kept.pop(attachment_id, None)
+        core.client = weakref.ref(self)
+        store = self._store
 
         async def opening(_: Caller) -> None:
-            await core.open(self._store)
+            await core.open(store)
 
+        self._abandon = weakref.finalize(self, _abandon, core)  # before the store is opened: it closes that too
+        self._abandon.atexit = False  # at exit the supervisor ends what is active
         core.supervisor.call(opening)
-        weakref.finalize(self, _abandon, core).atexit = False  # the supervisor ends what is active at exit
         return core
 
     @property
     def _core(self) -> ClientCore:
         """The client's side on the supervisor of this process: after a fork, a fresh one."""
         if self._core_now.supervisor.pid != os.getpid():
-            hooks = self._core_now.hooks
             self._kept = {}
             self._core_now = self._new_core()
-            self._core_now.hooks = hooks
         return self._core_now
 
     def hook(
@@ -153,7 +155,7 @@ class _BaseClient:
         """
 
         def register(func: F) -> F:
-            self._core.hooks += make_hooks(
+            self._hooks += make_hooks(
                 func, before=before, after=after, on_error=on_error, needs_page=needs_page, budget=budget,
                 allow_async=isinstance(self, AsyncClient),
             )  # fmt: skip
@@ -166,6 +168,10 @@ class _BaseClient:
             self._kept[session.attachment_id] = session
             if session.state.terminal:  # it ended between the two lines
                 self._kept.pop(session.attachment_id, None)
+
+    def _forget(self, attachment_id: str) -> None:
+        """Called by the supervisor when an attachment is over: it need not be kept alive any more."""
+        self._kept.pop(attachment_id, None)
 
     def _attachment(self, session_id: str | None, kwargs: SessionKwargs) -> tuple[ClientCore, Attachment]:
         options: SessionOptions = parse_options(session_id, kwargs)
@@ -181,7 +187,41 @@ class _BaseClient:
         return core, Attachment(options, self._adapter, core.clock)
 
 
-class Client(_BaseClient):
+def _rescue(client: BaseClient) -> Callable[[], None]:
+    core = client._core  # noqa: SLF001 - a part of the client
+
+    def close() -> None:
+        core.fire(core.close_quietly("interrupted", CloseReason.MANUAL), "left block")
+
+    def post() -> None:
+        if core.supervisor.thread.alive:
+            core.supervisor.thread.post(close)
+
+    return post
+
+
+def _leave(
+    client: Client,
+    finalizers: Finalizers,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    del kind, trace
+    try:
+        client.close()
+    except Exception as trouble:
+        left(finalizers)
+        if error is None:
+            raise
+        error.add_note(f"while the client was closed: {type(trouble).__name__}: {trouble}")
+    else:
+        left(finalizers)
+    finally:
+        release_driver(client)
+
+
+class Client(BaseClient):
     """Makes sessions for threads.
 
     Args:
@@ -237,6 +277,7 @@ class Client(_BaseClient):
             return await core.close()
 
         troubles: list[Exception] = core.supervisor.begin(work).wait_through()
+        self._abandon.detach()
         for session in list(self._kept.values()):
             if isinstance(session, Session):
                 session._close_slot()  # noqa: SLF001 - the driver of this thread is given up with its sessions
@@ -247,17 +288,19 @@ class Client(_BaseClient):
         hold_driver(self._core.supervisor.thread, self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except Exception as trouble:
-            if error is None:
-                raise
-            error.add_note(f"while the client was closed: {type(trouble).__name__}: {trouble}")
-        finally:
-            release_driver(self)
+    if TYPE_CHECKING:
+
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+            /,
+        ) -> None:
+            """Close the client; an exception of the body arrives unchanged."""
+
+    else:
+        __exit__ = Exit(_leave, _rescue)
 
 
 class Sessions:
@@ -367,7 +410,28 @@ class EventStream:
         return record
 
 
-class AsyncClient(_BaseClient):
+async def _aleave(
+    client: AsyncClient,
+    finalizers: Finalizers,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    del trace
+    if kind is GeneratorExit:
+        return  # nobody will run this coroutine again: the finalizer does it
+    try:
+        await client.close()
+    except Exception as trouble:
+        left(finalizers)
+        if error is None:
+            raise
+        error.add_note(f"while the client was closed: {type(trouble).__name__}: {trouble}")
+    else:
+        left(finalizers)
+
+
+class AsyncClient(BaseClient):
     """Makes sessions for tasks; the arguments are those of `Client`.
 
     Making one opens its store, which blocks for some milliseconds.
@@ -397,6 +461,7 @@ class AsyncClient(_BaseClient):
             return await core.close()
 
         troubles: list[Exception] = await core.supervisor.abegin(work).wait_through()
+        self._abandon.detach()
         for session in list(self._kept.values()):
             if isinstance(session, AsyncSession):
                 await session._close_slot()  # noqa: SLF001 - the driver of this loop is given up with its sessions
@@ -406,15 +471,19 @@ class AsyncClient(_BaseClient):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self.close()
-        except Exception as trouble:
-            if error is None:
-                raise
-            error.add_note(f"while the client was closed: {type(trouble).__name__}: {trouble}")
+    if TYPE_CHECKING:
+
+        async def __aexit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+            /,
+        ) -> None:
+            """Close the client; an exception of the body arrives unchanged."""
+
+    else:
+        __aexit__ = Exit(_aleave, _rescue)
 
 
 class AsyncSessions:
@@ -470,7 +539,7 @@ class AsyncEventStream:
         core.subscribers.append(self._put)
 
     def _put(self, record: Record | None) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # its loop is closed: nobody reads any more
             self._loop.call_soon_threadsafe(self._take_in, record)
 
     def _take_in(self, record: Record | None) -> None:

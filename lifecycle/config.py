@@ -112,7 +112,7 @@ class SessionOptions:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest known one first, then all of them."""
-    names = sorted(known)
+    names = sorted(map(str, known))
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names)}"
@@ -128,7 +128,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         if key not in SessionKwargs.__annotations__:
             raise ConfigError(option=key, value=kwargs[key], allowed=nearest(key, SessionKwargs.__annotations__))
     given: dict[str, Any] = {k: v for k, v in kwargs.items() if v is not None}
-    if session_id is not None and (not isinstance(session_id, str) or not session_id.strip()):
+    if session_id is not None and (not isinstance(session_id, str) or not session_id.strip() or not _utf8(session_id)):
         raise ConfigError(option="session_id", value=session_id, allowed="the id of a session, a non-empty string")
 
     idle_name = "idle_timeout_minutes" if "idle_timeout_minutes" in given else "timeout_minutes"
@@ -191,9 +191,18 @@ def _flag(option: str, value: object) -> bool:
 def _text(option: str, value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not value.strip() or any(ord(c) < 32 for c in value):
+    if not isinstance(value, str) or not value.strip() or any(ord(c) < 32 for c in value) or not _utf8(value):
         raise ConfigError(option=option, value=value, allowed="a non-empty text in one line")
     return value
+
+
+def _utf8(text: str) -> bool:
+    """True for a text that can be written down; half a surrogate pair can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _path(option: str, value: object) -> str | None:
@@ -285,4 +294,6 @@ def _labels(value: object) -> Mapping[str, str]:
             raise ConfigError(
                 option="labels", value={key: text}, allowed="keys of 1 to 100 characters, values of at most 1000"
             )
+        if not _utf8(key + text):
+            raise ConfigError(option="labels", value={key: text}, allowed="texts that can be written as UTF-8")
     return dict(value)

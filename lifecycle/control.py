@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from lifecycle.errors import BackendError, ConnectionLost, ReleaseFailed, StartFailed, UnsupportedOperation
+from lifecycle.errors import (
+    BackendError,
+    ConnectionLost,
+    ReleaseFailed,
+    SessionClosed,
+    SessionFailed,
+    SessionTimedOut,
+    StartFailed,
+    UnsupportedOperation,
+)
 from lifecycle.ports import BackendEnd
 from lifecycle.states import CloseReason, State
 
@@ -150,11 +159,20 @@ async def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> Non
         await writer.drain()
 
 
+_OVER: Final = frozenset({SessionClosed.__name__, SessionTimedOut.__name__, SessionFailed.__name__})
+
+
+class _SessionOver(ConnectionLost):
+    """The owner says that the session is over or ending; how it ended is told to every guest when it has."""
+
+
 def _raise(error: Mapping[str, Any]) -> None:
     if error["kind"] == "unsupported":
         raise UnsupportedOperation(operation=error["operation"], adapter=error["adapter"], way_out=error["way_out"])
     if error["kind"] == "ReleaseFailed":
         raise ReleaseFailed(error["message"])
+    if error["kind"] in _OVER:
+        raise _SessionOver(error["message"])
     msg = f"the owner of the session answered: {error['message']}"
     raise BackendError(msg)
 
@@ -198,6 +216,7 @@ class GuestBackend:
         self._writer: asyncio.StreamWriter | None = None
         self._pump: asyncio.Task[None] | None = None
         self._over = False
+        self._told = asyncio.Event()
 
     @classmethod
     async def connect(cls, path: str, session_id: str, adapter: str, host: Host) -> GuestBackend:
@@ -219,6 +238,9 @@ class GuestBackend:
             if status["status"] != State.ACTIVE:
                 msg = f"session {session_id} is {status['status']} at its owner"
                 raise StartFailed(msg, step="connect_backend", adapter=adapter)
+        except _SessionOver as e:
+            await self.close_connections("connect failed")
+            raise StartFailed(str(e), step="connect_backend", adapter=adapter) from e
         except BaseException:
             await self.close_connections("connect failed")
             raise
@@ -238,17 +260,20 @@ class GuestBackend:
                             detail=message["detail"],
                         )
                     )
+                    self._told.set()  # after it was posted: who waits for this finds the attachment ending
                 elif (waiting := self._waiting.pop(message["id"], None)) is not None and not waiting.done():
                     waiting.set_result(message)
         except (ConnectionError, ValueError) as e:
             lost = f"the connection to the owner of the session broke: {type(e).__name__}"
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(ConnectionLost(lost))
-        self._waiting.clear()
-        if not self._over:
-            self._over = True
-            self._host.ended(BackendEnd(state=State.ERROR, reason=CloseReason.OWNER_DIED, detail=lost))
+        finally:
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(ConnectionLost(lost))
+            self._waiting.clear()
+            if not self._over:
+                self._over = True
+                self._host.ended(BackendEnd(state=State.ERROR, reason=CloseReason.OWNER_DIED, detail=lost))
+            self._told.set()
 
     async def _ask(self, op: str, **args: Any) -> Any:  # noqa: ANN401 - JSON
         if self._writer is None or self._writer.is_closing():
@@ -263,6 +288,8 @@ class GuestBackend:
         finally:
             self._waiting.pop(number, None)
         if "error" in answer:
+            if op != "watch" and answer["error"]["kind"] in _OVER:
+                await self._told.wait()
             _raise(answer["error"])
         return answer["result"]
 
@@ -293,10 +320,12 @@ class GuestBackend:
 
     async def set_cookies(self, cookies: Sequence[Cookie]) -> Sequence[tuple[Cookie, str]]:
         """Set cookies by way of the owner."""
-        from lifecycle.cookies import to_cdp  # noqa: PLC0415 - only who uses cookies pays for them
+        from lifecycle.cookies import sendable, to_cdp  # noqa: PLC0415 - only who uses cookies pays for them
 
-        refused = await self._ask("set_cookies", cookies=[to_cdp(c) for c in cookies])
-        return [(cookies[index], reason) for index, reason in refused]
+        good = [c for c in cookies if sendable(c)]
+        refused = await self._ask("set_cookies", cookies=[to_cdp(c) for c in good])
+        bad = [(c, "it holds half a surrogate pair") for c in cookies if not sendable(c)]
+        return [*bad, *((good[index], reason) for index, reason in refused)]
 
     async def clear_cookies(self) -> None:
         """Remove every cookie by way of the owner."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -28,10 +29,12 @@ from lifecycle.flow import Flow
 from lifecycle.journal import Journal
 from lifecycle.ports import BackendEnd, CdpPipe
 from lifecycle.states import CloseReason, Event, InFlight, State
+from lifecycle.steps import HookStruck
 
 if TYPE_CHECKING:
     from lifecycle.audit import Record
     from lifecycle.callers import Caller
+    from lifecycle.client import BaseClient
     from lifecycle.cookies import Cookie
     from lifecycle.engine import OpenStore, Supervisor
     from lifecycle.hooks import Hook, Transition
@@ -87,20 +90,25 @@ class ClientCore:
         self.supervisor = sup
         self.adapter = adapter
         self.clock: Clock = clock if clock is not None else _process_clock
-        self.hooks: list[Hook] = []
+        self.client: Callable[[], BaseClient | None] = lambda: None  # weak: a dropped client must be seen to be gone
         self.handles: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-        self.forget_handle: Callable[[str], None] = lambda _: None
         self.subscribers: list[Callable[[Record | None], None]] = []
         self.active: dict[str, Attachment] = {}
         self._contexts: weakref.WeakValueDictionary[str, Attachment] = weakref.WeakValueDictionary()
         self._opened: OpenStore | None = None
         self.closed = False
+        self._life = asyncio.Lock()  # a loop of the supervisor's own, never a caller's
         self.flow = Flow(self)
 
     # --- life of the client -------------------------------------------------------------------------------------
 
     async def open(self, store: str | Store | None) -> None:
-        """Open the store and begin to write."""
+        """Open the store and begin to write; not when `close` came first."""
+        async with self._life:
+            if not self.closed:
+                await self._open(store)
+
+    async def _open(self, store: str | Store | None) -> None:
         opened = await self.supervisor.open_store(store)
         self._opened = opened
         self.deadlines = self.supervisor.deadlines(self.clock)
@@ -162,6 +170,16 @@ class ClientCore:
         if self.closed:
             return []
         self.closed = True
+        async with self._life:  # an opening whose caller was struck may be under way
+            if self._opened is None:
+                return []
+            return await self._close(self._opened, cause, reason)
+
+    async def close_quietly(self, cause: str, reason: CloseReason) -> None:
+        """Close with nobody to tell."""
+        await self.close(cause, reason)
+
+    async def _close(self, opened: OpenStore, cause: str, reason: CloseReason) -> list[Exception]:
         troubles = await self.end_all(cause, reason)
         await self.journal.flushed()
         await self.supervisor.logs_flushed()
@@ -169,9 +187,8 @@ class ClientCore:
             subscriber(None)
         self.subscribers.clear()
         self.supervisor.cores.discard(self)
-        if self._opened is not None:
-            await self.supervisor.close_store(self._opened)
-            self._opened = None
+        self._opened = None
+        await self.supervisor.close_store(opened)
         return troubles
 
     def check_open(self) -> None:
@@ -189,12 +206,16 @@ class ClientCore:
 
     async def start(self, att: Attachment, caller: Caller) -> None:
         """Start or attach."""
-        self.check_open()
         self._arrives(att, caller)
         await self.supervisor.ensure_control()
-        self.active[att.attachment_id] = att
-        if not att.guest and att.session_id is not None:
-            self.supervisor.owned.setdefault(att.session_id, (self, att))
+        self.check_open()  # after the one wait on the way, in which the client may be closed
+        if self.supervisor.exiting:
+            msg = "the interpreter is ending, so a session that starts now would have no end"
+            raise UsageError(msg)
+        if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:  # else it is refused
+            self.active[att.attachment_id] = att
+            if not att.guest and att.session_id is not None:
+                self.supervisor.owned.setdefault(att.session_id, (self, att))
         try:
             await self.flow.start(att, caller)
         finally:
@@ -261,7 +282,11 @@ class ClientCore:
         from lifecycle.control import GuestBackend  # noqa: PLC0415 - loaded with the first session
 
         if isinstance(att.backend, GuestBackend) and att.state is State.ACTIVE:
-            return SessionStatus.from_json(await att.backend.status())
+            try:
+                return SessionStatus.from_json(await att.backend.status())
+            except ConnectionLost:  # it is over, and this attachment follows
+                if att.ended is not None:
+                    await att.ended.wait()
         return att.status()
 
     async def extend(self, att: Attachment, caller: Caller | None, minutes: float) -> None:
@@ -283,6 +308,7 @@ class ClientCore:
         if not att.state.terminal or att.in_flight is not InFlight.NOTHING:
             att.ended = att.ended or asyncio.Event()
             await att.ended.wait()
+        await self.journal.flushed()  # nothing is told before it is durable
         return att.status()
 
     async def history(self, att: Attachment) -> Sequence[Record]:
@@ -306,17 +332,30 @@ class ClientCore:
 
     # --- sessions by id -----------------------------------------------------------------------------------------
 
+    async def _as_it_stands(self, row: SessionRow) -> SessionStatus:
+        """A row's status, unless this process owns the session, or its owner has ended without a word."""
+        found = self.supervisor.owned.get(row.session_id)
+        if found is not None:
+            return found[1].status()
+        status = SessionStatus.of_row(row, self.clock.utcnow())
+        if not row.state.terminal:
+            from lifecycle.recovery import owner_gone  # noqa: PLC0415 - only sessions of other processes need it
+
+            if await self.run_blocking(owner_gone, row):
+                return dataclasses.replace(
+                    status, status=State.ERROR, close_reason=CloseReason.OWNER_DIED, expires_at=None,
+                    error=f"the process that owned it ({row.owner_pid}) has ended",
+                )  # fmt: skip
+        return status
+
     async def list_sessions(
         self, status: State | None, labels: Mapping[str, str] | None, limit: int, offset: int
     ) -> list[SessionStatus]:
         """Statuses, newest first; those owned by this process as they are now."""
         await self.journal.flushed()
         rows = await self.read(lambda s: s.sessions(status=status, labels=labels, limit=limit, offset=offset))
-        return [self._fresh(row) for row in rows]
-
-    def _fresh(self, row: SessionRow) -> SessionStatus:
-        found = self.supervisor.owned.get(row.session_id)
-        return found[1].status() if found is not None else SessionStatus.of_row(row, self.clock.utcnow())
+        found = [await self._as_it_stands(row) for row in rows]
+        return [s for s in found if status is None or s.status is status]
 
     async def get_session(self, session_id: str) -> SessionStatus:
         """The status of one session.
@@ -331,16 +370,20 @@ class ClientCore:
         if session_id not in self.supervisor.owned and row.state is State.ACTIVE and row.control is not None:
             from lifecycle.control import ask  # noqa: PLC0415 - only sessions of other processes need it
 
-            with contextlib.suppress(ConnectionLost):  # its owner has ended: the row is all there is
+            with contextlib.suppress(ConnectionLost):  # it is over, or its owner is: the row is all there is
                 return SessionStatus.from_json(await ask(row.control, "status", session_id))
-        return self._fresh(row)
+            row = await self.row(session_id) or row
+        return await self._as_it_stands(row)
 
     async def stop_session(self, session_id: str) -> SessionStatus:
         """Stop a session by id, wherever its owner is. Idempotent."""
         found = self.supervisor.owned.get(session_id)
-        if found is not None:
+        if found is not None and found[0]._opened is self._opened:  # noqa: SLF001 - of a client on the same store
             core, att = found
             await core.flow.stop(att, None, cause="sessions.stop", reason=CloseReason.MANUAL)
+            for trouble in att.outcome:
+                if isinstance(trouble, ReleaseFailed):
+                    raise trouble
             return att.status()
         status = await self.get_session(session_id)
         if status.status.terminal:
@@ -349,7 +392,8 @@ class ClientCore:
         if row is not None and row.control is not None:
             from lifecycle.control import ask  # noqa: PLC0415
 
-            await ask(row.control, "stop", session_id)
+            with contextlib.suppress(ConnectionLost):  # its owner has ended meanwhile, and the session with it
+                await ask(row.control, "stop", session_id)
         return await self.get_session(session_id)
 
     # --- what the flow asks for ---------------------------------------------------------------------------------
@@ -368,7 +412,8 @@ class ClientCore:
 
     def hooks_of(self, att: Attachment) -> list[Hook]:
         """The client's hooks first, then the session's own."""
-        return [*self.hooks, *att.hooks] if self.hooks or att.hooks else []
+        client, handle = self.client(), self.handles.get(att.attachment_id)
+        return [hook for half in (client, handle) if half is not None for hook in half._hooks]  # noqa: SLF001 - our other halves
 
     async def run_hook_on_worker(self, hook: Hook, att: Attachment, session: object, transition: Transition) -> None:
         """Run a hook that has no caller, on a worker; a coroutine hook gets a loop of its own there."""
@@ -378,7 +423,16 @@ class ClientCore:
             )
         else:
             call = lambda: hook.call(att.attachment_id, session, transition)  # noqa: E731
-        await self.run_blocking(att.context.copy().run, call)
+
+        def run() -> None:
+            try:
+                att.context.copy().run(call)
+            except Exception:
+                raise
+            except BaseException as e:
+                raise HookStruck(e) from e
+
+        await self.run_blocking(run)
 
     async def run_blocking(self, func: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 - as the function takes
         """Run `func` on a worker."""
@@ -429,9 +483,12 @@ class ClientCore:
     def over(self, att: Attachment) -> None:
         """The attachment reached a terminal state."""
         self.active.pop(att.attachment_id, None)
-        self.forget_handle(att.attachment_id)
+        # Not left to the handle's own end, in the caller's thread: Python swallows a Ctrl-C in a weak reference's callback.
+        self.handles.pop(att.attachment_id, None)
+        if (client := self.client()) is not None:
+            client._forget(att.attachment_id)  # noqa: SLF001 - our other half
         if not att.guest:
-            self.fire(self.supervisor.session_over(att), "session over")
+            self.supervisor.tell_guests(att)
 
 
 def unknown_session(session_id: str) -> ConfigError:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
+import logging
 import os
 import queue
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 from lifecycle.attachment import Attachment, Owner
 from lifecycle.callers import AsyncCaller, Caller, SyncCaller
 from lifecycle.deadlines import Deadlines
-from lifecycle.errors import ReleaseFailed, StoreError, UsageError
+from lifecycle.errors import ReleaseFailed, SessionClosed, UsageError
 from lifecycle.identity import boot_id, host_name, process_started
 from lifecycle.loops import LoopThread, SerialWorker
 from lifecycle.ports import BackendEnd
@@ -42,6 +44,13 @@ EXIT_BUDGET: Final = 90.0
 """Seconds that the end of the interpreter waits for teardowns; each of their steps has a budget of its own."""
 
 
+TELLING: Final = "session over"
+"""Name of the tasks that tell guests in other processes of an end."""
+
+TELLING_BUDGET: Final = 2.0
+"""Seconds that the end of the interpreter waits for them."""
+
+
 class OpenStore:
     """A store that clients of this process share, with the thread it is used from."""
 
@@ -62,6 +71,7 @@ class Supervisor:
         self.owner = Owner(pid=self.pid, started=process_started(self.pid) or "", boot=boot_id(), host=host_name())
         self.cores: set[ClientCore] = set()
         self.owned: dict[str, tuple[ClientCore, Attachment]] = {}
+        self.exiting = False
         self.log_errors = 0
         self._logs: SerialWorker | None = None
         self._deadlines: dict[int, tuple[Clock, Deadlines]] = {}
@@ -77,6 +87,13 @@ class Supervisor:
         self.thread.start()
         atexit.register(self._at_exit)
 
+    def discard(self) -> None:
+        """End its threads; for one that nobody uses, and whose start may not have got through."""
+        atexit.unregister(self._at_exit)
+        if self._logs is not None:
+            self._logs.stop()
+        self.thread.discard()
+
     # --- the boundary -------------------------------------------------------------------------------------------
 
     def call(self, work: Callable[[Caller], Coroutine[Any, Any, T]], *, timeout: float | None = None) -> T:
@@ -89,13 +106,11 @@ class Supervisor:
         return self.begin(work).wait(timeout)  # type: ignore[no-any-return]  # a reply carries any type
 
     def begin(self, work: Callable[[Caller], Coroutine[Any, Any, Any]]) -> SyncCaller:
-        """Post `work`; the answer is waited for through the caller that is returned."""
+        """The caller for `work`, which is posted when that first waits for it, or by `SyncCaller.post`."""
         if self.thread.inside():
             msg = "a blocking call on the supervisor's own thread would wait for itself"
             raise UsageError(msg)
-        caller = SyncCaller(self.thread)
-        self.thread.post(self._run, work, caller)
-        return caller
+        return SyncCaller(self.thread, partial(self._run, work))
 
     async def acall(
         self,
@@ -107,12 +122,14 @@ class Supervisor:
         return await self.abegin(work).wait(timeout)  # type: ignore[no-any-return]  # a reply carries any type
 
     def abegin(self, work: Callable[[Caller], Coroutine[Any, Any, Any]]) -> AsyncCaller:
-        """Post `work` from a task; the answer is awaited through the caller that is returned."""
-        caller = AsyncCaller(self.thread)
-        self.thread.post(self._run, work, caller)
-        return caller
+        """The caller for `work` in a task, which is posted when that first waits for it, or by `AsyncCaller.post`."""
+        return AsyncCaller(self.thread, partial(self._run, work))
 
     def _run(self, work: Callable[[Caller], Coroutine[Any, Any, Any]], caller: Caller) -> None:
+        if caller.taken:
+            return  # posted twice, because it was struck between the post and the note that it is done
+        caller.taken = True
+
         async def run() -> None:
             try:
                 result = await work(caller)
@@ -183,17 +200,16 @@ class Supervisor:
     async def _answer_guest(self, op: str, session_id: str, args: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
         found = self.owned.get(session_id)
         if found is None:
-            msg = f"session {session_id} is over"
             if op == "stop":
                 return None
-            raise StoreError(msg)
+            raise SessionClosed(session_id=session_id, close_reason=None)
         core, att = found
         match op:
             case "watch" | "status":
                 return att.status().to_json()
             case "stop":
                 await core.flow.stop(att, None, cause="guest", reason=CloseReason.MANUAL)
-                for trouble in att.troubles:
+                for trouble in att.outcome:
                     if isinstance(trouble, ReleaseFailed):
                         raise trouble
                 return None
@@ -217,6 +233,10 @@ class Supervisor:
         msg = f"unknown operation {op!r}"
         raise UsageError(msg)
 
+    def tell_guests(self, att: Attachment) -> None:
+        """The owner's attachment ended: its guests hear of it soon."""
+        self.fire(self.session_over(att), TELLING)
+
     async def session_over(self, att: Attachment) -> None:
         """The owner's attachment ended: guests hear of it."""
         if att.session_id is None or self.owned.pop(att.session_id, None) is None:
@@ -231,7 +251,7 @@ class Supervisor:
 
     async def open_store(self, spec: str | Store | None) -> OpenStore:
         """Open a store, or share the one of the same URL that is open."""
-        store = open_store(spec)
+        store = await self.run_blocking(open_store, spec)
         key = store.url if store.url != "memory:" else f"memory:{id(store)}"
         opened = self._stores.get(key)
         if opened is None:
@@ -242,6 +262,8 @@ class Supervisor:
                 self._stores.pop(key, None)
                 opened.worker.stop()
                 raise
+        elif spec is None or isinstance(spec, str):
+            await self.run_blocking(store.close)  # opened only to learn which one it is
         opened.users += 1
         return opened
 
@@ -252,7 +274,7 @@ class Supervisor:
             return
         self._stores.pop(opened.key, None)
         for journal in opened.journals.values():
-            await journal.flushed()
+            await journal.close()
         await opened.worker.run(opened.store.close)
         opened.worker.stop()
 
@@ -279,13 +301,18 @@ class Supervisor:
     # --- end of the process and fork ----------------------------------------------------------------------------
 
     def _at_exit(self) -> None:
-        if not self.thread.alive or self.pid != os.getpid():
+        if not self.thread.alive or _supervisors.get(os.getpid()) is not self:
             return
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
 
         async def shut() -> None:
+            self.exiting = True  # what begins from now on would have no end
             try:
-                await asyncio.gather(*(core.end_all("exit", CloseReason.ABANDONED) for core in list(self.cores)))
+                ends = [core.end_all("exit", CloseReason.ABANDONED) for core in list(self.cores)]
+                await asyncio.gather(*ends, return_exceptions=True)
+                telling = [task for task in self._tasks if task.get_name() == TELLING]
+                if telling:
+                    await asyncio.wait(telling, timeout=TELLING_BUDGET)
                 for opened in list(self._stores.values()):
                     for journal in opened.journals.values():
                         await journal.flushed()
@@ -321,13 +348,15 @@ def supervisor() -> Supervisor:
     found = _supervisors.get(pid)
     if found is not None:
         return found
-    # No lock: a signal handler may come through here while its own thread is inside. One candidate wins.
+    # No lock: a signal handler may come through here while its own thread is inside. Nobody sees a candidate before it
+    # runs, and of several that do one wins.
     candidate = Supervisor()
-    found = _supervisors.setdefault(pid, candidate)
-    if found is candidate:
+    try:
         candidate.start()
-    else:
-        candidate.thread.loop.close()
+        found = _supervisors.setdefault(pid, candidate)
+    finally:
+        if _supervisors.get(pid) is not candidate:
+            candidate.discard()
     return found
 
 
@@ -342,21 +371,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def _log(event: str, fields: Mapping[str, object]) -> None:
-    import structlog  # noqa: PLC0415 - imported on the log thread, not in the caller's import time
+    """To structlog where the host has configured it; else to standard logging, which is quiet unless it asks."""
+    level = logging.WARNING if fields.get("dest") == State.ERROR or "error" in fields else logging.INFO
+    structlog: Any = sys.modules.get("structlog")  # a host that configured it has imported it
+    if structlog is not None and structlog.is_configured():
+        structlog.get_logger("lifecycle").log(level, event, **fields)
+    elif _stdlib.isEnabledFor(level):
+        _stdlib.log(level, "%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
 
-    if structlog.is_configured():
-        logger = structlog.get_logger("lifecycle")
-    else:
-        # A host that never configured structlog gets standard logging, which is quiet unless it asks.
-        import logging  # noqa: PLC0415
 
-        stdlib = logging.getLogger("lifecycle")
-        if not stdlib.handlers:
-            stdlib.addHandler(logging.NullHandler())
-        logger = structlog.wrap_logger(
-            stdlib,
-            processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
-            wrapper_class=structlog.stdlib.BoundLogger,
-        )
-    level = "warning" if fields.get("dest") == State.ERROR or "error" in fields else "info"
-    getattr(logger, level)(event, **fields)
+_stdlib: Final = logging.getLogger("lifecycle")
+_stdlib.addHandler(logging.NullHandler())

@@ -67,7 +67,17 @@ __all__ = [
 
 
 class LifecycleError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose. Can be copied and pickled, with its attributes."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args), dict(self.__dict__)
+
+
+def _rebuild(kind: type[LifecycleError], args: tuple[object, ...]) -> LifecycleError:
+    """An error without its `__init__`, which takes the attributes and not the message that was built from them."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class UsageError(LifecycleError):

@@ -8,8 +8,9 @@ order in which they arrive. Starting fails closed, ending fails open.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lifecycle.attachment import Attachment, describe
 from lifecycle.audit import RecordKind, StepResult
@@ -70,8 +71,8 @@ class Flow:
         att.opened_at = att.last_used = self._host.clock.monotonic()
         self._host.deadlines.watch(DeadlineEntry(self, att))
         intent = self._record(att, RecordKind.INTENT, decision, caller=caller, event=event, row=True)
-        opening = self._host.spawn(self._open(att, decision.edge, decision, intent, caller), f"{event} {att.attachment_id}")
-        att.opening = opening
+        work = self._open(att, decision.edge, decision, intent, caller)
+        att.opening = opening = self._host.spawn(work, f"{event} {att.attachment_id}")
         await asyncio.wait({opening})
         if att.state is State.ACTIVE and att.in_flight is InFlight.NOTHING:
             return
@@ -115,9 +116,9 @@ class Flow:
         if decision.outcome is not Outcome.IGNORED and att.ended is not None:
             await att.ended.wait()
         if event in (Event.STOP, Event.DETACH) and caller is not None:
-            if decision.outcome is Outcome.JOINS:
-                return list(att.troubles)
             troubles, att.troubles = att.troubles, []
+            if decision.outcome is Outcome.JOINS:  # the ending's outcome, whoever began it and was told
+                return [_copy(trouble) for trouble in att.outcome]
             return troubles
         return []
 
@@ -379,6 +380,28 @@ class Flow:
         caller: FlowCaller | None,
     ) -> None:
         """The task of an ending. Nothing cancels it, and whatever fails in it, the attachment is over at its end."""
+        try:
+            await self._carry_out_ending(att, edge, decision, intent, transition, caller)
+        except Exception as e:  # noqa: BLE001 - a fault of ours; nobody may wait for ever because of it
+            att.troubles.append(e)
+        finally:
+            if not att.state.terminal:
+                commit(att.standing, fail_edge(edge.source))
+                att.ending_dest, att.in_flight = att.state, InFlight.NOTHING
+            att.outcome = tuple(_copy(trouble) for trouble in att.troubles)
+            self._host.over(att)
+            if att.ended is not None:
+                att.ended.set()
+
+    async def _carry_out_ending(
+        self,
+        att: Attachment,
+        edge: Edge,
+        decision: Decision,
+        intent: asyncio.Future[None],
+        transition: Transition,
+        caller: FlowCaller | None,
+    ) -> None:
         steps: list[StepResult] = []
         released = True
         if not edge.steps and att.opening is None:
@@ -414,7 +437,7 @@ class Flow:
         durable = self._record(
             att, RecordKind.COMMIT, decision, event=dest_edge.event, caller=caller, cause=transition.cause,
             reason=att.close_reason, error=att.error, steps=steps, source=edge.source, dest=dest_edge.dest,
-            row=True, released=released,
+            row=att.opening is not None, released=released,
         )  # fmt: skip
         att.in_flight = InFlight.NOTHING
         try:
@@ -426,9 +449,6 @@ class Flow:
         await self._steps.run_hooks(att, "after", transition, caller, after)
         if released:
             att.backend = None
-        self._host.over(att)
-        if att.ended is not None:
-            att.ended.set()
 
     def _told(self, att: Attachment, error: BaseException) -> None:
         """The caller is being told `error`: what else went wrong is added to it as notes."""
@@ -464,6 +484,18 @@ def _done(intent: asyncio.Future[None]) -> asyncio.Future[None]:
     done: asyncio.Future[None] = intent.get_loop().create_future()
     done.set_result(None)
     return done
+
+
+def _copy(error: Exception) -> Exception:
+    """An error for one more caller: tracebacks and notes of one must not grow on another's."""
+    try:
+        twin = copy.copy(error)
+    except Exception:  # noqa: BLE001 - a foreign error that can't be copied is shared
+        return error
+    if isinstance(notes := getattr(error, "__notes__", None), list):
+        twin.__notes__ = list(notes)
+    twin.__cause__ = error.__cause__
+    return twin
 
 
 def _release_failed(att: Attachment, cause: Exception) -> ReleaseFailed:

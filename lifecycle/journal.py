@@ -12,11 +12,11 @@ import os
 import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifecycle.audit import Record
+from lifecycle.audit import Record, StepResult
 from lifecycle.errors import StoreError
 from lifecycle.identity import host_name
 from lifecycle.loops import SerialWorker
@@ -71,10 +71,13 @@ class Journal:
         self._flusher: asyncio.Task[None] | None = None
         self._version = library_version()
         self._rescue: Path | None = None
+        self._closed = False
 
     def record(self, **fields: Any) -> Record:  # noqa: ANN401 - the fields of Record that the caller knows
         """A record with the writer's next number. It must be passed to `append` in the same tick."""
         self._seq += 1
+        fields["thread"] = _writable(fields.get("thread", ""))
+        fields["steps"] = tuple(_writable_step(step) for step in fields.get("steps", ()))
         return Record(
             writer=self.writer,
             writer_seq=self._seq,
@@ -93,11 +96,19 @@ class Journal:
             A future that is done when they are durable, or raises StoreError when they are not. It may be dropped.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed:  # a late event on a session of a closed client, which changes nothing that lives
+            done.set_result(None)
+            return done
         done.add_done_callback(_seen)
-        self._queue.append(_Pending(records, row, done))
+        self._queue.append(_Pending(records, _writable_row(row) if row is not None else None, done))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
         return done
+
+    async def close(self) -> None:
+        """Write what is queued, and nothing from now on."""
+        self._closed = True
+        await self.flushed()
 
     async def flushed(self) -> None:
         """Wait until everything queued so far was written or refused."""
@@ -138,9 +149,30 @@ class Journal:
                         p.done.set_result(None)
                     else:
                         p.done.set_exception(_again(error))
-                if self._on_record is not None:
-                    for r in p.records:
-                        self._on_record(r)
+            if self._on_record is not None:
+                for r in (r for p in batch for r in p.records):
+                    self._on_record(r)
+
+
+def _writable(text: str) -> str:
+    """`text` as it can be written down. One that can't, such as a path with odd bytes, would keep out all that follow."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def _writable_step(result: StepResult) -> StepResult:
+    note = _writable(result.note) if result.note is not None else None
+    step = _writable(result.step)
+    return result if (step, note) == (result.step, result.note) else replace(result, step=step, note=note)
+
+
+def _writable_row(row: SessionRow) -> SessionRow:
+    error = _writable(row.error) if row.error is not None else None
+    facts = {_writable(key): _writable(value) for key, value in row.facts.items()}
+    return row if (error, facts) == (row.error, row.facts) else replace(row, error=error, facts=facts)
 
 
 def _seen(future: asyncio.Future[None]) -> None:

@@ -119,6 +119,7 @@ class LoopThread:
             for n in range(workers)
         ]
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._discarded = False
 
     def start(self) -> None:
         """Start the thread and its workers."""
@@ -129,9 +130,17 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while True:
+                try:
+                    self.loop.run_forever()
+                except (KeyboardInterrupt, SystemExit):
+                    # A task ended with it: asyncio hands it to whoever awaits the task, and stops the loop as well.
+                    continue
+                break
         finally:
             self._ended.put(None)
+            if self._discarded:
+                self.loop.close()
 
     @property
     def alive(self) -> bool:
@@ -222,6 +231,14 @@ class LoopThread:
         self._thread.join(timeout)
         self.loop.close()
         return True
+
+    def discard(self) -> None:
+        """End it without waiting, where its start may not have got through: the thread ends as soon as it runs."""
+        self._discarded = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        for _ in self._workers:
+            self.loop.jobs.put(None)
+        _leaked.append(self)  # if the thread never runs, nobody closes the loop
 
     def abandon_in_child(self) -> None:
         """In a forked child: close the inherited descriptors without touching the loop, and never finalize it."""

@@ -29,25 +29,22 @@ __all__ = ["AsyncPageSlot", "PageSlot", "hold_driver", "release_driver"]
 class _ThreadDriver:
     """The Playwright driver of one thread, and who uses it."""
 
+    _manager: Any = None  # here, so that one whose making was interrupted can be dropped too
+
     def __init__(self, worker: LoopThread) -> None:
         self.ident = threading.get_ident()
-        self.users: set[object] = set()
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()  # a user that is dropped uses nothing any more
         self.playwright: sync_api.Playwright | None = None
-        self._manager: Any = None
         self._worker = worker
         self._pid: int | None = None
 
     def start(self) -> sync_api.Playwright:
         """The running driver, started when it is not."""
         if self.playwright is None:
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                pass  # what is wanted: Playwright's sync API refuses to start inside a running loop
-            else:
+            if _inside_a_loop():  # Playwright's sync API refuses to start there
                 msg = (
-                    "session.page can't be used inside a running event loop: use AsyncClient and `await session.page()`, "
-                    "or connect to session.cdp_url() yourself"
+                    "session.page can't be used inside a running event loop: use AsyncClient and "
+                    "`await session.page()`, or connect to session.cdp_url() yourself"
                 )
                 raise UsageError(msg)
             from playwright.sync_api import sync_playwright  # noqa: PLC0415 - 0.2 s that only pages pay for
@@ -88,6 +85,14 @@ class _ThreadDriver:
         _orphans.append(manager)  # its loop can't run any more; finalizing it would only complain
         if self._pid is not None and self._worker.alive:
             self._worker.loop.jobs.put(lambda pid=self._pid: _reap(pid))  # type: ignore[misc]
+
+
+def _inside_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 _orphans: list[object] = []
@@ -151,8 +156,9 @@ class PageSlot:
         """
         if threading.current_thread() is not self._thread:
             msg = (
-                f"session.page belongs to thread {self._thread.name!r}, where it was first used, and Playwright can't be "
-                f"called from {threading.current_thread().name!r}; use one session a thread, or session.cdp_url()"
+                f"session.page belongs to thread {self._thread.name!r}, where it was first used, and Playwright "
+                f"can't be called from {threading.current_thread().name!r}; use one session a thread, or "
+                "session.cdp_url()"
             )
             raise UsageError(msg)
         if self._page is not None and not self._page.is_closed():

@@ -7,13 +7,14 @@ handle owns is the Playwright page, which lives in the caller's own thread or lo
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lifecycle.attachment import Attachment, SessionStatus
 from lifecycle.config import check_minutes
-from lifecycle.errors import CookieRejected, LifecycleError, UsageError
+from lifecycle.errors import CookieRejected, GuardRejected, InvalidTransition, LifecycleError, UsageError
 from lifecycle.hooks import HookFunction, inside_hook_of, make_hooks
 from lifecycle.page import AsyncPageSlot, PageSlot
 from lifecycle.states import Event, State
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lifecycle.client import AsyncClient, Client
     from lifecycle.cookies import Cookie, CookieDict
     from lifecycle.core import ClientCore
+    from lifecycle.hooks import Hook
     from lifecycle.ports import Backend
 
 __all__ = ["AsyncSession", "Session"]
@@ -36,40 +38,68 @@ __all__ = ["AsyncSession", "Session"]
 F = TypeVar("F", bound=HookFunction)
 
 
-class _Exit:
+class Exit:
     """``__exit__`` as a descriptor that outlives an interrupt at its own first line.
 
     A ``with`` statement looks ``__exit__`` up before it calls ``__enter__``, and holds what it finds until the block
-    is left. What it finds here is an object of its own; when that is dropped without the session having ended (an
-    exception struck between ``__enter__`` and the body, or in the first instruction of ``__exit__``), its finalizer
-    ends the session on the supervisor.
+    is left. What it finds here is an object of its own; when that is dropped without the block having been left as it
+    should be (an exception struck between ``__enter__`` and the body, or in the first instruction of ``__exit__``),
+    its finalizer does what is left to do on the supervisor.
+
+    Args:
+        leave: Takes the handle, what to pass to `left` once the end is on its way, and the arguments of ``__exit__``.
+        rescue: Takes the handle and gives what the finalizer calls, None when the block has nothing to end.
     """
 
-    def __init__(self, leave: Callable[..., Any]) -> None:
+    def __init__(self, leave: Callable[..., Any], rescue: Callable[[Any], Callable[[], None] | None]) -> None:
         self._leave = leave
+        self._rescue = rescue
 
-    def __get__(self, session: _Handle | None, owner: type | None = None) -> Callable[..., Any]:
-        if session is None:
+    def __get__(self, handle: object, owner: type | None = None) -> Callable[..., Any]:
+        """What a ``with`` statement holds while it runs."""
+        if handle is None:
             return self._leave
-        leave = functools.partial(self._leave, session)
-        att, core = session._att, session._core  # noqa: SLF001 - a part of the handle
-        rescue = weakref.finalize(leave, _rescue, core, att)
-        rescue.atexit = False  # the supervisor ends what is active at exit
+        finalizers = Finalizers()
+        leave = functools.partial(self._leave, handle, finalizers)
+        rescue = self._rescue(handle)
+        if rescue is not None:
+            # An ``async with`` drops what it holds once that is called, before the coroutine has run a line: the
+            # coroutine holds the list.
+            held = finalizers if inspect.iscoroutinefunction(self._leave) else leave
+            finalizers.append(weakref.finalize(held, rescue))
+            finalizers[0].atexit = False  # at exit the supervisor ends what is active
         return leave
 
 
-def _rescue(core: ClientCore, att: Attachment) -> None:
-    if att.state.terminal or not core.supervisor.thread.alive:
-        return
-    core.supervisor.thread.post(core.left_block, att)
+class Finalizers(list["weakref.finalize[..., Any]"]):
+    """What ends a block that was not left as it should be; unlike a plain list, its own end can be seen."""
 
 
-class _Handle:
+def left(finalizers: Finalizers) -> None:
+    """The block was left as it should be. A finalizer that still ran would swallow a Ctrl-C that strikes in it."""
+    for finalizer in finalizers:
+        finalizer.detach()
+
+
+def _rescue(session: Handle) -> Callable[[], None] | None:
+    core, att = session._core, session._att  # noqa: SLF001 - a part of the handle
+    if att.state is not State.NOT_STARTED:
+        return None  # __enter__ refuses, and the session is not this block's to end
+
+    def end() -> None:
+        if not att.state.terminal and core.supervisor.thread.alive:
+            core.supervisor.thread.post(core.left_block, att)
+
+    return end
+
+
+class Handle:
     """What both handles share: plain reads, and the work they ask the supervisor for."""
 
     def __init__(self, core: ClientCore, att: Attachment) -> None:
         self._core = core
         self._att = att
+        self._hooks: list[Hook] = []
 
     @property
     def session_id(self) -> str:
@@ -105,7 +135,7 @@ class _Handle:
         """Register a hook on edges of this session; see `Client.hook`."""
 
         def register(func: F) -> F:
-            self._att.hooks += make_hooks(
+            self._hooks += make_hooks(
                 func, before=before, after=after, on_error=on_error, needs_page=needs_page, budget=budget,
                 allow_async=isinstance(self, AsyncSession),
             )  # fmt: skip
@@ -195,8 +225,16 @@ class _Handle:
         return f"<{type(self).__name__} {self._att.session_id} {self._att.state}>"
 
 
+def _refused(error: BaseException, caller: Caller) -> bool:
+    """True when a start changed nothing, so that there is nothing of its own to undo."""
+    return isinstance(error, (InvalidTransition, GuardRejected)) or (
+        isinstance(error, UsageError) and not caller.posted
+    )
+
+
 def _leave(
     session: Session,
+    finalizers: Finalizers,
     kind: type[BaseException] | None,
     error: BaseException | None,
     trace: TracebackType | None,
@@ -205,12 +243,15 @@ def _leave(
     try:
         session._end(session._do_leave, None)  # noqa: SLF001 - this is the handle's own method
     except LifecycleError as trouble:
+        left(finalizers)
         if error is None:
             raise
         error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
+    else:
+        left(finalizers)
 
 
-class Session(_Handle):
+class Session(Handle):
     """A browser session, for use from threads. Made by `Client.Session`."""
 
     def __init__(self, client: Client, core: ClientCore, att: Attachment) -> None:
@@ -233,10 +274,9 @@ class Session(_Handle):
             InvalidTransition, GuardRejected: It was started already.
         """
         self._check_hook("start")
-        begun = False
+        caller = self._core.supervisor.begin(self._do_start)
         try:
-            caller = self._core.supervisor.begin(self._do_start)
-            begun = True
+            caller.post()
             self._client._keep(self)  # noqa: SLF001 - the client keeps active sessions alive
             if self._att.options.prefetch_page:
                 self._slot = self._slot or PageSlot(self._core.supervisor.thread, self)
@@ -244,7 +284,8 @@ class Session(_Handle):
             caller.wait()
             return self
         except BaseException as error:
-            if begun and not isinstance(error, UsageError):
+            caller.leave(error)
+            if not _refused(error, caller):
                 self._undo_start(error)
             raise
 
@@ -309,7 +350,7 @@ class Session(_Handle):
             """Stop or detach, as `on_exit` says; an exception of the body arrives unchanged."""
 
     else:
-        __exit__ = _Exit(_leave)
+        __exit__ = Exit(_leave, _rescue)
 
     @property
     def page(self) -> sync_api.Page:
@@ -377,20 +418,27 @@ class Session(_Handle):
 
 async def _aleave(
     session: AsyncSession,
+    finalizers: Finalizers,
     kind: type[BaseException] | None,
     error: BaseException | None,
     trace: TracebackType | None,
 ) -> None:
-    del kind, trace
+    del trace
+    if kind is GeneratorExit:
+        session._leave_to_supervisor()  # noqa: SLF001 - this is the handle's own method
+        return
     try:
         await session._end(session._do_leave, None)  # noqa: SLF001 - this is the handle's own method
     except LifecycleError as trouble:
+        left(finalizers)
         if error is None:
             raise
         error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
+    else:
+        left(finalizers)
 
 
-class AsyncSession(_Handle):
+class AsyncSession(Handle):
     """A browser session, for use from tasks. Made by `AsyncClient.Session`; the methods are those of `Session`."""
 
     def __init__(self, client: AsyncClient, core: ClientCore, att: Attachment) -> None:
@@ -404,20 +452,29 @@ class AsyncSession(_Handle):
     async def start(self) -> Self:
         """Start or attach; see `Session.start`. Cancelled in any tick, what was opened is released."""
         self._check_hook("start")
-        begun = False
+        caller = self._core.supervisor.abegin(self._do_start)
         try:
-            caller = self._core.supervisor.abegin(self._do_start)
-            begun = True
+            caller.post()
             self._client._keep(self)  # noqa: SLF001 - the client keeps active sessions alive
             if self._att.options.prefetch_page:
                 self._slot = self._slot or AsyncPageSlot(self)
                 await self._slot.prefetch()
             await caller.wait()
             return self
+        except GeneratorExit as error:
+            caller.leave(error)
+            self._leave_to_supervisor()
+            raise
         except BaseException as error:
-            if begun and not isinstance(error, UsageError):
+            caller.leave(error)
+            if not _refused(error, caller):
                 await self._undo_start(error)
             raise
+
+    def _leave_to_supervisor(self) -> None:
+        """Nobody will run this coroutine again (its loop has ended), so nothing in it can be awaited any more."""
+        if self._core.supervisor.thread.alive:
+            self._core.supervisor.thread.post(self._core.left_block, self._att)
 
     async def _undo_start(self, error: BaseException) -> None:
         try:
@@ -444,9 +501,17 @@ class AsyncSession(_Handle):
                 await self._core.supervisor.abegin(work).wait_through()
             else:
                 await self._call(work, timeout)
-        finally:
-            if self._att.state.terminal:
-                await self._close_slot()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            await self._close_slot_if_over()
+            raise
+        else:
+            await self._close_slot_if_over()
+
+    async def _close_slot_if_over(self) -> None:
+        if self._att.state.terminal:
+            await self._close_slot()
 
     async def _close_slot(self) -> None:
         slot, self._slot = self._slot, None
@@ -468,7 +533,7 @@ class AsyncSession(_Handle):
             """Stop or detach, as `on_exit` says; an exception of the body arrives unchanged."""
 
     else:
-        __aexit__ = _Exit(_aleave)
+        __aexit__ = Exit(_aleave, _rescue)
 
     async def page(self) -> async_api.Page:
         """The Playwright page of the default context; see `Session.page`."""

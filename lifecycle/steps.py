@@ -12,7 +12,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from lifecycle.audit import StepOutcome, StepResult
-from lifecycle.errors import ConnectionLost, CookieSaveError, HookError, LifecycleError, ReleaseFailed, StartFailed
+from lifecycle.errors import (
+    BackendError,
+    ConnectionLost,
+    CookieSaveError,
+    HookError,
+    LifecycleError,
+    ReleaseFailed,
+    StartFailed,
+)
 from lifecycle.states import STEPS, Policy, Step
 
 if TYPE_CHECKING:
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from lifecycle.journal import Journal
     from lifecycle.ports import Backend, BackendEnd, Clock, Host, SessionRow
 
-__all__ = ["CallerLeft", "FlowCaller", "FlowHost", "StepTimeout", "Steps", "within"]
+__all__ = ["CallerLeft", "FlowCaller", "FlowHost", "HookStruck", "StepTimeout", "Steps", "within"]
 
 T = TypeVar("T")
 
@@ -36,6 +44,14 @@ class StepTimeout(Exception):  # noqa: N818 - never leaves this module unwrapped
 
 class CallerLeft(Exception):  # noqa: N818 - an event, not an error
     """The caller in whose thread a hook should run was interrupted."""
+
+
+class HookStruck(Exception):  # noqa: N818 - an event, not an error
+    """A hook ended with something that is no Exception, which would end the supervisor if it were raised there."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class FlowCaller(Protocol):
@@ -98,6 +114,7 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
 
     Raises:
         StepTimeout: The budget passed.
+        BackendError: `work` ended with something that is no Exception: it cancelled itself, or raised SystemExit.
     """
     loop = asyncio.get_running_loop()
     task: asyncio.Future[T] = asyncio.ensure_future(work)
@@ -126,7 +143,14 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
         timer.cancel()
     if not task.done() or (late and task.cancelled()):
         raise StepTimeout
-    return task.result()
+    try:
+        return task.result()
+    except Exception:
+        raise
+    except BaseException as e:
+        # It must not look like the end of this task, which is the edge's.
+        msg = f"it was given up from inside, by {type(e).__name__}"
+        raise BackendError(msg) from e
 
 
 class Steps:
@@ -140,7 +164,6 @@ class Steps:
             Step.PROBE_BACKEND: self._probe_backend,
             Step.CONNECT_BACKEND: self._connect_backend,
             Step.LOAD_COOKIES: self._load_cookies,
-            Step.OPEN_VIEWER: self._open_viewer,
             Step.CANCEL_START: self._cancel_start,
             Step.SAVE_COOKIES: self._save_cookies,
             Step.CLOSE_CONNECTIONS: self._close_connections,
@@ -156,6 +179,9 @@ class Steps:
             What it raised in the end, None when it is done or was skipped.
         """
         rule = STEPS[step]
+        if (why := _needless(att, step)) is not None:
+            results.append(StepResult(step=step, outcome=StepOutcome.SKIPPED, note=why))
+            return None
         clock = self._host.clock
         began = clock.monotonic()
         outcome = StepOutcome.DONE
@@ -176,8 +202,7 @@ class Steps:
                 note = await within(
                     clock, rule.budget, self._until_gone(att, rule.needs_backend, self._steps[step](att))
                 )
-                outcome = StepOutcome.DONE if note is None or not note.startswith("skip:") else StepOutcome.SKIPPED
-                note = note.removeprefix("skip:") if note else None
+                outcome = StepOutcome.DONE
                 break
             except asyncio.CancelledError:
                 results.append(StepResult(step=step, outcome=StepOutcome.CANCELLED, ms=_ms(clock, began)))
@@ -220,9 +245,7 @@ class Steps:
                     await asyncio.wait({task}, timeout=GRACE)
 
     async def _read_cookies(self, att: Attachment) -> str | None:
-        path = att.options.cookie_file
-        if path is None:
-            return "skip:no cookie file"
+        path = att.options.cookie_file or ""
         from lifecycle.cookies import read_cookie_file  # noqa: PLC0415 - only sessions with a file pay for it
 
         now = self._host.clock.utcnow().timestamp()
@@ -253,9 +276,7 @@ class Steps:
         return None
 
     async def _load_cookies(self, att: Attachment) -> str | None:
-        if att.loaded is None or not att.loaded.cookies:
-            return "skip:no cookies to load"
-        assert att.backend is not None  # noqa: S101 - the step before it opened it
+        assert att.backend is not None and att.loaded is not None  # noqa: S101, PT018 - else the step is needless
         rejected = await att.backend.set_cookies(att.loaded.cookies)
         att.refused = tuple(c for c, _ in rejected)
         att.counts["cookies_loaded"] = len(att.loaded.cookies) - len(rejected)
@@ -264,23 +285,15 @@ class Steps:
             return "refused by the browser: " + ", ".join(f"{c.name} ({why})" for c, why in rejected)
         return None
 
-    async def _open_viewer(self, att: Attachment) -> str | None:
-        if att.options.headless:
-            return "skip:headless"
-        return "skip:no viewer" if not att.facts_kept.get("headed") else None
-
     async def _cancel_start(self, att: Attachment) -> str | None:
-        opening = att.opening
-        if opening is None or opening.done():
-            return None
-        opening.cancel()
-        await asyncio.wait({opening})
+        assert att.opening is not None  # noqa: S101 - else the step is needless
+        att.opening.cancel()
+        await asyncio.wait({att.opening})
         return None
 
     async def _save_cookies(self, att: Attachment) -> str | None:
         loaded, backend = att.loaded, att.backend
-        if loaded is None or backend is None:
-            return "skip:no cookie file"
+        assert loaded is not None and backend is not None  # noqa: S101, PT018 - else the step is needless
         from lifecycle.cookies import save_cookie_file  # noqa: PLC0415 - only sessions with a file pay for it
 
         current = await backend.get_cookies()
@@ -293,14 +306,12 @@ class Steps:
         return None
 
     async def _close_connections(self, att: Attachment) -> str | None:
-        if att.backend is None:
-            return "skip:nothing is open"
+        assert att.backend is not None  # noqa: S101 - else the step is needless
         await att.backend.close_connections(str(att.close_reason or "closed"))
         return None
 
     async def _release_backend(self, att: Attachment) -> str | None:
-        if att.backend is None:
-            return "skip:nothing is open"
+        assert att.backend is not None  # noqa: S101 - else the step is needless
         await att.backend.release()
         return None
 
@@ -361,6 +372,8 @@ class Steps:
             await within(self._host.clock, hook.budget, self._host.run_hook_on_worker(hook, att, session, transition))
         except StepTimeout as e:
             return e, StepOutcome.TIMED_OUT, None
+        except HookStruck as e:
+            return e.error, StepOutcome.FAILED, None
         except asyncio.CancelledError:
             raise
         except BaseException as e:  # noqa: BLE001 - a hook may raise anything; no hook aborts a teardown
@@ -370,6 +383,24 @@ class Steps:
 
 class _Gone(Exception):  # noqa: N818 - never leaves this module
     """The backend ended while a step needed it."""
+
+
+def _needless(att: Attachment, step: Step) -> str | None:
+    """Why there is nothing to do for a step, or None."""
+    match step:
+        case Step.READ_COOKIES if att.options.cookie_file is None:
+            return "no cookie file"
+        case Step.LOAD_COOKIES if att.loaded is None or not att.loaded.cookies:
+            return "no cookies to load"
+        case Step.OPEN_VIEWER:
+            return "headless" if att.options.headless else "the adapter has no viewer"
+        case Step.CANCEL_START if att.opening is None or att.opening.done():
+            return "nothing is in flight"
+        case Step.SAVE_COOKIES if att.loaded is None:
+            return "no cookie file"
+        case Step.SAVE_COOKIES | Step.CLOSE_CONNECTIONS | Step.RELEASE_BACKEND if att.backend is None:
+            return "nothing is open"
+    return None
 
 
 def _ms(clock: Clock, began: float) -> float:

@@ -1,0 +1,312 @@
+"""The commands with their arguments, options and help.
+
+Rule: no work is done here. A command checks nothing but the form of its arguments and hands them on; what it needs is
+imported when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lifecycle.cli.exits import MEANINGS
+from lifecycle.states import State
+
+__all__ = ["app", "command"]
+
+
+class Format(enum.StrEnum):
+    """How `lifecycle diagram` draws."""
+
+    MERMAID = "mermaid"
+    DOT = "dot"
+    SVG = "svg"
+    PLANTUML = "plantuml"
+    MARKDOWN = "markdown"
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+_EXITS = "\n".join(["\b", "Exit codes:", *(f"  {code:<3} {meaning}" for code, meaning in MEANINGS.items())])
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="The store: sqlite:///FILE, with four slashes for an absolute path. "
+        "By default LIFECYCLE_STORE, else a file in your state folder.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+SessionArgument = Annotated[str, typer.Argument(metavar="ID", help="The session's id, or its beginning.")]
+
+
+def _app(help_: str, *, epilog: str | None = None) -> typer.Typer:
+    return typer.Typer(
+        help=help_,
+        epilog=epilog,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # one plain help for terminals, pipes and the README
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    )
+
+
+app = _app(
+    "Browser sessions with one explicit, audited lifecycle, whatever runs the browser.\n\n"
+    "New here? `lifecycle doctor` tells what is missing, `lifecycle demo` shows what there is, and "
+    "`lifecycle run URL` opens a page.",
+    epilog=_EXITS + "\n\nLIFECYCLE_DEBUG=1 adds the traceback to an error. NO_COLOR=1 turns colours off.",
+)
+sessions = _app("List, show and stop sessions.\n\nThose of a store, whichever process runs them.")
+audit = _app("Read the transition log.\n\nWhat happened to each session, when, and why.")
+app.add_typer(sessions, name="sessions")
+app.add_typer(audit, name="audit")
+
+
+def command() -> Any:  # noqa: ANN401 - a command of typer's, which gives its classes no names
+    """The whole command line, to be called with ``args`` and ``prog_name``."""
+    return typer.main.get_command(app)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from lifecycle.journal import library_version  # noqa: PLC0415
+
+        print(f"lifecycle {library_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command(epilog=_examples("lifecycle demo", "lifecycle demo --keep demo-files"))
+def demo(
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep",
+            metavar="DIR",
+            help="Keep the screenshot, the cookie file and the log in this folder, which is made where it is "
+            "missing. By default they are removed at the end.",
+        ),
+    ] = None,
+) -> None:
+    """Show the whole lifecycle on a real browser.
+
+    Serves a small site on this machine and runs five sessions against it: one that is used and stopped, one that
+    finds itself logged in through the cookie file, one that times out, one whose code raises, and one that a second
+    client attaches to by id. Checks each and prints the transition log of all.
+    """
+    from lifecycle.cli.demo import run_demo  # noqa: PLC0415
+
+    _exit(run_demo(keep))
+
+
+@app.command(
+    epilog=_examples(
+        "lifecycle run https://example.com --screenshot page.png",
+        "lifecycle run localhost:8000/account --cookie-file cookies.json --json",
+    )
+    + "\n\n"
+    + _EXITS
+)
+def run(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="The page to open; https:// is added where there is no scheme.")
+    ],
+    cookie_file: Annotated[
+        Path | None,
+        typer.Option("--cookie-file", metavar="FILE", help="Load cookies from this file, and save them to it."),
+    ] = None,
+    screenshot: Annotated[
+        Path | None,
+        typer.Option("--screenshot", metavar="FILE", help="Save a picture of the page, as .png or .jpg."),
+    ] = None,
+    timeout_minutes: Annotated[
+        float,
+        typer.Option("--timeout-minutes", metavar="N", help="End the session after N minutes without use."),
+    ] = 3,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            metavar="NAME",
+            help="What runs the browser: local, or another adapter that is installed. "
+            "By default LIFECYCLE_ADAPTER, else local.",
+        ),
+    ] = None,
+    headed: Annotated[bool, typer.Option("--headed", help="Open a window, where there is a display.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Open a session, go to URL, and print what came of it.
+
+    That is the page's title and HTTP status, and how the session ended and when.
+
+    The session is always stopped and its cookies saved, after Ctrl-C and SIGTERM too. An HTTP status such as 404 is
+    printed and is no failure.
+    """
+    from lifecycle.cli.run import run as run_session  # noqa: PLC0415
+
+    run_session(
+        url,
+        cookie_file=cookie_file,
+        screenshot=screenshot,
+        timeout_minutes=timeout_minutes,
+        adapter=adapter,
+        headed=headed,
+        store=store,
+        as_json=as_json,
+    )
+
+
+@sessions.command(
+    "list", epilog=_examples("lifecycle sessions list --status active", "lifecycle sessions list --label team=crawl")
+)
+def sessions_list(
+    status: Annotated[
+        State | None,
+        typer.Option("--status", metavar="STATE", help=f"Only sessions in this state: {', '.join(State)}."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="Only sessions with this label; repeat it for more."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 50,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List sessions, newest first."""
+    from lifecycle.cli.stored import list_sessions  # noqa: PLC0415
+
+    list_sessions(status=status, labels=label or [], limit=limit, store=store, as_json=as_json)
+
+
+@sessions.command("show", epilog=_examples("lifecycle sessions show 3f2a91bc"))
+def sessions_show(session_id: SessionArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show all that is known of one session."""
+    from lifecycle.cli.stored import show_session  # noqa: PLC0415
+
+    show_session(session_id, store=store, as_json=as_json)
+
+
+@sessions.command("stop", epilog=_examples("lifecycle sessions stop 3f2a91bc"))
+def sessions_stop(session_id: SessionArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Stop one session, wherever its owner runs on this machine.
+
+    Its cookies are saved and its browser is released, as with a stop by its owner. One that is over stays as it is.
+    """
+    from lifecycle.cli.stored import stop_session  # noqa: PLC0415
+
+    stop_session(session_id, store=store, as_json=as_json)
+
+
+@audit.command("log", epilog=_examples("lifecycle audit log", "lifecycle audit log 3f2a91bc --json"))
+def audit_log(
+    session_id: Annotated[
+        str | None,
+        typer.Argument(metavar="SESSION", help="A session's id, or its beginning. By default all sessions."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help="At most the newest N records. By default 100 in a table of all sessions, else all.",
+        ),
+    ] = None,
+    store: StoreOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each record as it is stored, one a line, and nothing else.")
+    ] = False,
+) -> None:
+    """Print the records of the transition log, oldest first.
+
+    An intent is written before an edge is carried out, a commit after it, with how long each step took.
+    """
+    from lifecycle.cli.stored import audit_log as print_log  # noqa: PLC0415
+
+    print_log(session_id, limit=limit, store=store, as_json=as_json)
+
+
+@app.command(
+    epilog=_examples(
+        "lifecycle diagram --format dot | dot -Tpng > lifecycle.png",
+        "lifecycle diagram --write diagrams",
+        "lifecycle diagram --check",
+    )
+)
+def diagram(
+    format_: Annotated[
+        Format, typer.Option("--format", metavar="FORMAT", help=f"How to draw it: {', '.join(Format)}.")
+    ] = Format.MERMAID,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="DIR", help="Write every format into this folder instead.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look whether the files in --folder are up to date; 1 when not.")
+    ] = False,
+    folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="The folder that --check looks at.")] = Path(
+        "diagrams"
+    ),
+) -> None:
+    """Draw the lifecycle from its table.
+
+    States, events, guards, and the steps of each edge.
+    """
+    from lifecycle.cli.drawing import check_diagrams, print_diagram, write_diagrams  # noqa: PLC0415
+
+    if write is not None:
+        write_diagrams(write)
+    if check:
+        _exit(check_diagrams(folder if write is None else write))
+    if write is None:
+        print_diagram(format_)
+
+
+@app.command("install-browser", epilog=_examples("lifecycle install-browser"))
+def install_browser(
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing when a browser is there already.")] = False,
+) -> None:
+    """Find a browser for the local adapter, or install one.
+
+    Tries Playwright's download, then the packages of this system.
+    """
+    from lifecycle.cli.install_browser import install_browser as install  # noqa: PLC0415
+    from lifecycle.errors import StartFailed  # noqa: PLC0415
+
+    try:
+        install(echo=lambda line: print(line, flush=True), quiet=quiet)
+    except StartFailed as e:
+        print(e, file=sys.stderr)
+        _exit(1)
+
+
+@app.command(epilog=_examples("lifecycle doctor", "lifecycle doctor --json"))
+def doctor(as_json: JsonOption = False) -> None:
+    """Tell what is here, what is missing, and how to get it.
+
+    Starts a real browser once and stops it. Exit code 1 when the local adapter can't work here.
+    """
+    from lifecycle.cli.doctor import examine  # noqa: PLC0415
+
+    _exit(examine(as_json=as_json))
+
+
+def _exit(code: int) -> None:
+    raise typer.Exit(code)

@@ -1,0 +1,95 @@
+"""Ctrl-C, SIGTERM and SIGHUP end a command through SystemExit, so that sessions stop and cookies are saved.
+
+Rule: handlers are the command line's own affair; the library installs none unless it is asked. What was installed
+before is put back. Only the main thread can have handlers, so elsewhere this does nothing.
+
+Python drops an exception that strikes in a finalizer or in the callback of a weak reference, and with it the wish to
+end. Such a one is seen by `sys.unraisablehook` and raised again a moment later.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["Interrupted", "ending_on_signals"]
+
+_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
+
+_AGAIN: Final = 0.01
+"""Seconds until a dropped exception is raised again."""
+
+
+class Interrupted(SystemExit):
+    """A signal asked for the end. The exit code is that of shells: 128 and the signal's number.
+
+    Attributes:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(128 + signum)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    del frame
+    # Not print: the signal may have struck in the middle of one.
+    os.write(2, f"lifecycle: {signal.Signals(signum).name}, ending what is open\n".encode())
+    raise Interrupted(signum)
+
+
+def _end_again(dropped: Interrupted) -> None:
+    def again(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        raise Interrupted(dropped.signum)
+
+    if sys.platform != "win32":  # which has no such timer; a second Ctrl-C does it there
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """In the block, a signal raises `Interrupted` in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A signal that the parent has ignored, as nohup does with SIGHUP, stays ignored.
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    if sys.platform != "win32":
+        before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
+    tell = sys.unraisablehook
+
+    def unraisable(dropped: sys.UnraisableHookArgs) -> None:
+        if isinstance(dropped.exc_value, Interrupted):
+            _end_again(dropped.exc_value)
+        else:
+            tell(dropped)
+
+    try:
+        sys.unraisablehook = unraisable
+        for number in before:
+            if number in numbers:
+                signal.signal(number, _end)
+        yield
+    except Interrupted:
+        if not os.environ.get("LIFECYCLE_DEBUG"):
+            # What was broken off, such as Playwright's start, complains as the interpreter clears it away.
+            def tell(dropped: sys.UnraisableHookArgs) -> None:
+                del dropped
+
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = tell

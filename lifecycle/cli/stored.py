@@ -1,0 +1,198 @@
+"""``lifecycle sessions`` and ``lifecycle audit``: what the store knows, read without a browser.
+
+Rule: reading opens the store and nothing else. Only `show` and `stop` make a client, because only the owner of a
+session knows its latest use, and only the owner can stop it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from lifecycle.attachment import SessionStatus
+from lifecycle.cli.tables import records_table, sessions_table, state_style
+from lifecycle.cli.terminal import err, long_time, out, print_block, print_json, span
+from lifecycle.client import Client
+from lifecycle.errors import ConfigError, UsageError
+from lifecycle.recovery import owner_gone
+from lifecycle.states import State
+from lifecycle.stores import open_store
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lifecycle.ports import SessionRow, Store
+
+__all__ = ["audit_log", "list_sessions", "parse_labels", "show_session", "stop_session"]
+
+RECORDS_SHOWN: Final = 100
+"""Newest records in a table of all sessions, where nothing else was asked for."""
+
+_PAGE: Final = 1000
+_OWNER_GONE: Final = "owner has ended"
+
+
+@contextmanager
+def reading(store: str | None) -> Iterator[Store]:
+    """The store, for as long as the block lasts."""
+    opened = open_store(store)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def parse_labels(labels: Sequence[str]) -> Mapping[str, str]:
+    """The labels in ``key=value`` texts.
+
+    Raises:
+        ConfigError: One has no key or no sign.
+    """
+    parsed: dict[str, str] = {}
+    for text in labels:
+        key, sign, value = text.partition("=")
+        if not key or not sign:
+            raise ConfigError(option="label", value=text, allowed="key=value")
+        parsed[key] = value
+    return parsed
+
+
+def find_session(store: Store, beginning: str) -> str:
+    """The whole id of the one session whose id begins so.
+
+    Raises:
+        UsageError: There is none, or more than one.
+    """
+    if store.session(beginning) is not None:
+        return beginning
+    found: list[str] = []
+    for offset in count(0, _PAGE):
+        rows = store.sessions(limit=_PAGE, offset=offset)
+        found += [row.session_id for row in rows if beginning and row.session_id.startswith(beginning)]
+        if len(rows) < _PAGE:
+            break
+    if not found:
+        msg = f"no session in {store.url} has an id that begins with {beginning!r}; see `lifecycle sessions list`"
+        raise UsageError(msg)
+    if len(set(found)) > 1:
+        msg = f"{beginning!r} begins the ids of {len(found)} sessions, write more of it: {', '.join(sorted(found)[:5])}"
+        raise UsageError(msg)
+    return found[0]
+
+
+def list_sessions(*, status: State | None, labels: Sequence[str], limit: int, store: str | None, as_json: bool) -> None:
+    """Print the sessions of a store, newest first."""
+    wanted = parse_labels(labels)
+    with reading(store) as opened:
+        rows = opened.sessions(status=status, labels=wanted or None, limit=limit)
+        url = opened.url
+    now = datetime.now(UTC)
+    told = [(SessionStatus.of_row(row, now), _gone(row)) for row in rows]
+    if as_json:
+        print_json([{**status.to_json(), "owner_gone": gone} for status, gone in told], indent=True)
+    elif told:
+        console = out(table=True)
+        print_block(console, sessions_table([(s, _OWNER_GONE if gone else "") for s, gone in told], console))
+    else:
+        print(f"no {'such ' if status or wanted else ''}sessions in {url}")
+
+
+def show_session(session_id: str, *, store: str | None, as_json: bool) -> None:
+    """Print all that is known of a session."""
+    with reading(store) as opened:
+        found = find_session(opened, session_id)
+        row = opened.session(found)
+    with Client(adapter="memory", store=store) as client:
+        status = client.sessions.get(found)
+    assert row is not None  # noqa: S101 - it was found just now, and rows are never deleted
+    gone = _gone(row)
+    if as_json:
+        owner = {"pid": row.owner_pid, "host": row.host, "gone": gone}
+        print_json({**status.to_json(), "released": row.released, "owner": owner}, indent=True)
+    else:
+        print_block(out(), _details(status, row, gone=gone))
+
+
+def stop_session(session_id: str, *, store: str | None, as_json: bool) -> None:
+    """Stop a session through its owner; one that is over stays as it is."""
+    with reading(store) as opened:
+        found = find_session(opened, session_id)
+        over = _over(opened.session(found))
+    with Client(adapter="memory", store=store) as client:
+        status = client.sessions.stop(found)
+    if as_json:
+        print_json({**status.to_json(), "was_over": over}, indent=True)
+    else:
+        verb = "was over already" if over else "is over"
+        why = f", {status.close_reason}" if status.close_reason else ""
+        print(f"session {found} {verb}: {status.status}{why}, after {span(status.duration)}")
+
+
+def audit_log(session_id: str | None, *, limit: int | None, store: str | None, as_json: bool) -> None:
+    """Print the transition log, oldest first: of one session whole, of all the newest records."""
+    with reading(store) as opened:
+        found = find_session(opened, session_id) if session_id is not None else None
+        if limit is None and found is None and not as_json:
+            limit = RECORDS_SHOWN
+        # One more than is shown tells whether there are more.
+        asked = limit + 1 if limit is not None else None
+        records = [r for _, r in opened.records(session_id=found, limit=asked, newest=asked is not None)]
+        url = opened.url
+    cut = limit is not None and len(records) > limit
+    if cut:
+        records = records[1:]
+    if as_json:
+        for record in records:
+            print(record.to_json().decode())
+        sys.stdout.flush()
+        return
+    if not records:
+        print(f"no records in {url}")
+        return
+    console = out(table=True)
+    print_block(console, records_table(records, console))
+    if cut:
+        err().print(f"the newest {limit} records; --limit N shows more", style="dim")
+
+
+def _gone(row: SessionRow) -> bool:
+    """True for a session that its row calls live though the process that owned it has ended."""
+    return not row.state.terminal and owner_gone(row)
+
+
+def _over(row: SessionRow | None) -> bool:
+    return row is not None and row.state.terminal
+
+
+def _details(status: SessionStatus, row: SessionRow, *, gone: bool) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    lines: dict[str, Any] = {
+        "session": status.session_id,
+        "status": Text(status.status, style=state_style(status.status)),
+        "reason": status.close_reason,
+        "error": status.error,
+        "name": status.name,
+        "labels": ", ".join(f"{key}={value}" for key, value in sorted(status.labels.items())),
+        "adapter": status.adapter,
+        "created": f"{long_time(status.created_at)} UTC",
+        "last used": f"{long_time(status.last_accessed_at)} UTC",
+        "closed": f"{long_time(status.closed_at)} UTC" if status.closed_at else None,
+        "expires": f"{long_time(status.expires_at)} UTC" if status.expires_at else None,
+        "duration": span(status.duration),
+        "limits": f"{status.timeout_minutes:g} min idle, {status.max_duration_minutes:g} min in all",
+        "owner": f"process {row.owner_pid} on {row.host}" + (f" ({_OWNER_GONE})" if gone else ""),
+        "log": f"lifecycle audit log {status.session_id}",
+    }
+    for name, value in lines.items():
+        if value:
+            table.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+    return table
