@@ -1,0 +1,127 @@
+# `make demo` and `make test` do all set-up: they need Python 3.11 or newer and a package registry, nothing else.
+# Everything that is set up lies in .venv and .venv-*; `make clean` removes it. Works with GNU make 3.81 and newer.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+# Registries are reached with the certificates of the system, and pip tells nothing of itself.
+export UV_SYSTEM_CERTS := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Which Python .venv is made with; by default the first on the PATH that will do.
+PYTHON ?=
+# Versions that the tests run on as well, where they are present.
+OTHER_PYTHONS ?= 3.12 3.13
+# More arguments for pytest: make test ARGS="-k cookies"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+BENCH := .venv-bench
+LOCKED := $(VENV)/.locked
+READY := $(VENV)/.ready
+
+# Brings an environment to exactly what a lock names: $(call sync,ENVIRONMENT,LOCK). Either way hashes are checked.
+# uv is the quick one; pip knows a registry that only its own configuration names.
+sync = $(BIN)/uv pip sync --quiet --require-hashes --python $(1)/bin/python $(2) || \
+	$(BIN)/python -m pip --python $(1)/bin/python install --quiet --require-hashes -r $(2)
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests bench format diagrams lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: setup browser ## set everything up and run the complete example
+	@$(BIN)/lifecycle demo
+
+test: setup browser lint types contracts generated wheel-tests ## set everything up, check the code, test the wheel
+
+# --- set-up -----------------------------------------------------------------------------------------------------
+
+setup: $(READY)
+
+$(BIN)/python:
+	@python=$$(sh .ci/find-python "$(PYTHON)") && echo "making $(VENV) with $$python" && \
+		"$$python" -m venv --clear $(VENV)
+
+# uv comes from the lock too, by its hashes.
+$(LOCKED): requirements.lock | $(BIN)/python
+	@echo "installing what requirements.lock names"
+	@sed -n '/^uv==/,/^    #/p' requirements.lock > $(VENV)/uv.lock
+	@$(BIN)/python -m pip install --quiet --require-hashes -r $(VENV)/uv.lock
+	@$(call sync,$(VENV),requirements.lock)
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
+	@$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+browser: setup
+	@$(BIN)/python -m lifecycle.cli.install_browser --quiet
+
+# --- checks -----------------------------------------------------------------------------------------------------
+
+lint: setup ## ruff: rules and format
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "not formatted: run make format"; exit 1; }
+
+types: setup ## mypy strict and pyright
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+contracts: setup ## the direction of imports
+	@$(BIN)/lint-imports --no-logo
+
+generated: setup ## generated files are what the code generates
+	@$(BIN)/python -m lifecycle.diagram --check
+
+wheel: setup
+	@rm -rf dist
+	@$(BIN)/hatchling build
+
+# The version that .venv has runs everything and measures coverage, last; the others run all that is not slow.
+wheel-tests: wheel browser ## the tests, on the built wheel, on each Python present
+	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	for version in $(OTHER_PYTHONS); do \
+		[ "$$version" != "$$mine" ] || continue; \
+		if python=$$(sh .ci/find-python "$$version" 2>/dev/null); then \
+			echo "== Python $$version"; \
+			sh .ci/test-wheel "$$python" ".venv-test-$$version" -m "not slow" $(ARGS) || exit 1; \
+		else \
+			echo "== Python $$version is not here, left out"; \
+		fi; \
+	done; \
+	echo "== Python $$mine"; \
+	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" --cov --cov-config=pyproject.toml $(ARGS)
+
+# --- the rest ---------------------------------------------------------------------------------------------------
+
+bench: setup browser $(BENCH)/.locked ## measure against Playwright and notte-sdk
+	@BENCH_NOTTE_PYTHON=$(BENCH)/bin/python $(BIN)/python tests/bench.py $(ARGS)
+
+$(BENCH)/.locked: requirements-bench.lock | $(READY)
+	@echo "installing what requirements-bench.lock names"
+	@$(BIN)/python -m venv --clear --without-pip $(BENCH)
+	@$(call sync,$(BENCH),requirements-bench.lock)
+	@touch $@
+
+format: setup ## put the code into its format
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format .
+
+diagrams: setup ## draw diagrams/ anew from the table
+	@$(BIN)/python -m lifecycle.diagram
+
+lock: | $(LOCKED) ## resolve the locks anew; UPGRADE=1 moves to the newest versions
+	@$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock
+	@$(COMPILE) --group bench -o requirements-bench.lock
+
+clean: ## remove everything that was set up, built or measured
+	@rm -rf .venv .venv-* dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+		.ruff_cache
+	@find lifecycle adapters tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,194 @@
+"""What every test gets: a state folder of the run's own, a check that nothing is left behind, a site on loopback."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+from loopback_site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# Examples take what a shared machine gives them; in CI they are the same each time, so that a red run can be repeated.
+hypothesis.settings.register_profile("default", deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+LASTING_THREADS = ("lifecycle-supervisor", "lifecycle-gateway", "lifecycle-log")
+"""Threads of the library that live as long as the process; whatever else a test starts, it ends."""
+
+GRACE = 3.0
+"""Seconds in which what a test left may still go away by itself."""
+
+_PROC = Path("/proc/self")
+
+
+# --- a place of the run's own -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder for state and temporary files of this run: short, since paths of sockets are bounded."""
+    state = tmp_path_factory.mktemp("state")  # before TMPDIR changes, so that pytest keeps its own folders
+    folder = Path(tempfile.mkdtemp(prefix="lc-"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("LIFECYCLE_ADAPTER", "NOTTE_API_KEY", "NOTTE_API_URL"):
+            patch.delenv(name, raising=False)
+        patch.setenv("LIFECYCLE_STORE", f"sqlite:///{state / 'lifecycle.db'}")
+        patch.setenv("XDG_STATE_HOME", str(state))
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", None)
+        # A script that a test starts must import the library under test, not what lies in the current folder.
+        patch.setenv("PYTHONSAFEPATH", "1")
+        yield folder
+    orphans = _settle(lambda: _processes_naming(str(folder)))
+    shutil.rmtree(folder, ignore_errors=True)
+    assert not orphans, f"processes were left over by this run: {orphans}"
+
+
+# --- nothing is left behind ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Held:
+    """What this process holds at one moment."""
+
+    threads: frozenset[threading.Thread]
+    children: dict[int, str]
+    fds: dict[int, str]
+    files: frozenset[Path]
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(run_folder: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves a thread, a child process, a descriptor or a temporary folder of the library behind."""
+    site: Site | None = request.config.stash.get(SITE, None)
+    before = _held(run_folder)
+    yield
+    site = site or request.config.stash.get(SITE, None)
+    left = _settle(lambda: _leaks(before, _held(run_folder), site))
+    if left:
+        pytest.fail("left behind: " + "; ".join(left), pytrace=False)
+
+
+def _held(folder: Path) -> Held:
+    return Held(
+        threads=frozenset(threading.enumerate()),
+        children=_children(),
+        fds=_fds(),
+        # A folder of the process itself may stay (`lifecycle-*`), what is put into it for a session may not.
+        files=frozenset(
+            path
+            for root in folder.glob("lifecycle-*")
+            for path in ([p for p in root.iterdir() if p.is_dir()] if root.is_dir() else [root])
+        ),
+    )
+
+
+def _leaks(before: Held, after: Held, site: Site | None) -> list[str]:
+    started = after.threads - before.threads
+    lasting = {t for t in started if t.name.startswith(LASTING_THREADS)}
+    left = [f"thread {t.name}" for t in started - lasting if t.is_alive() and not t.name.startswith("site")]
+    for pid, command in after.children.items():
+        if pid not in before.children and "multiprocessing.resource_tracker" not in command:
+            left.append(f"process {pid} ({command})")
+    if not lasting:  # what those threads opened for good came with them
+        known = site.fds() if site else set()
+        for fd, target in after.fds.items():
+            if before.fds.get(fd) != target and fd not in known and not _is_lasting_socket(fd):
+                left.append(f"descriptor {fd} ({target})")
+    left += [f"temporary {path}" for path in after.files - before.files]
+    return left
+
+
+def _settle(look: Callable[[], list[str]]) -> list[str]:
+    """What `look` still finds after collecting garbage and waiting a little."""
+    found = look()
+    if found:
+        gc.collect()
+    until = time.monotonic() + GRACE
+    while found and time.monotonic() < until:
+        time.sleep(0.01)
+        found = look()
+    return found
+
+
+def _children() -> dict[int, str]:
+    if sys.platform != "linux":
+        out = subprocess.run(["pgrep", "-lP", str(os.getpid())], capture_output=True, text=True, check=False).stdout
+        pairs = [line.split(None, 1) for line in out.splitlines()]
+        return {int(pid): name for pid, name in pairs if "pgrep" not in name}
+    found = {}
+    for task in _PROC.glob("task/*/children"):
+        try:
+            for pid in task.read_text().split():
+                found[int(pid)] = _command(pid)
+        except FileNotFoundError:
+            continue  # the thread ended meanwhile
+    return found
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200] or "ended"
+    except (FileNotFoundError, ProcessLookupError):
+        return "ended"
+
+
+def _fds() -> dict[int, str]:
+    found = {}
+    for entry in os.listdir("/dev/fd"):  # noqa: PTH208 - pathlib would stat what may be gone
+        try:
+            found[int(entry)] = os.readlink(_PROC / "fd" / entry) if sys.platform == "linux" else "open"  # noqa: PTH115
+        except OSError:
+            continue  # the descriptor of this listing
+    return found
+
+
+def _is_lasting_socket(fd: int) -> bool:
+    """True for the socket on which the owner of sessions listens for other processes, one for the process."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(fd)) as copy:
+            return copy.family == socket.AF_UNIX and "lifecycle-control" in str(copy.getsockname())
+    except OSError:
+        return False  # closed meanwhile
+
+
+def _processes_naming(text: str) -> list[str]:
+    """Command lines of other processes that hold `text`, such as a browser's profile folder; Linux only."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        command = _command(path.name)
+        if text in command and path.name != str(os.getpid()):
+            found.append(f"{path.name} {command}")
+    return found
+
+
+# --- a site -------------------------------------------------------------------------------------------------------
+
+SITE = pytest.StashKey[Site]()
+
+
+@pytest.fixture(scope="session")
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """The site of `loopback_site`, for the whole run."""
+    server = Site()
+    request.config.stash[SITE] = server
+    yield server
+    server.stop()
