@@ -1,0 +1,240 @@
+"""Benchmarks: side by side in one run, alternating, printed as ratios of medians.
+
+Rule: no number here is a test. Machines are noisy, so each measure is taken next to what it is compared with, in turn,
+and what is printed is the ratio, the spread of both sides, and the ratio that is aimed at.
+
+    make bench
+    python tests/bench.py --only page --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from lifecycle import Client
+from lifecycle.config import parse_options
+from lifecycle_adapters.local.find import find_browser
+from lifecycle_adapters.local.launch import switches
+
+Measure = Callable[[], float]
+
+SWITCHES = [
+    "--headless=new",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-default-browser-check",
+    *(["--no-sandbox"] if os.geteuid() == 0 else []),
+]
+
+
+def compare(title: str, ours: Measure, theirs: Measure, *, rounds: int, aim: float, against: str) -> None:
+    """Take both in turn, `rounds` times after one round that does not count, and print the ratio of the medians."""
+    a: list[float] = []
+    b: list[float] = []
+    for n in range(rounds + 1):
+        first, second = (ours, theirs) if n % 2 else (theirs, ours)
+        x, y = first(), second()
+        if n:
+            a.append(x if first is ours else y)
+            b.append(y if first is ours else x)
+    ratio = statistics.median(a) / statistics.median(b)
+    mark = "ok  " if ratio <= aim else "OVER"
+    print(
+        f"{mark} {title:<46} {ratio:5.2f} of {against} (aim {aim:.3g})   "
+        f"ours {_ms(a)}  theirs {_ms(b)}",
+        flush=True,
+    )
+
+
+def _ms(values: list[float]) -> str:
+    return f"{statistics.median(values) * 1e3:8.2f} ms [{min(values) * 1e3:.2f}..{max(values) * 1e3:.2f}]"
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+# --- import -------------------------------------------------------------------------------------------------------
+
+
+def bench_import(rounds: int) -> None:
+    """`import lifecycle` beside `import notte_sdk`, each in a fresh interpreter, with byte code cached by both."""
+    notte = os.environ.get("BENCH_NOTTE_PYTHON")
+    if not notte:
+        print("-    import: no environment with notte-sdk here; `make bench` makes one", flush=True)
+        return
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    clock = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+    def importing(python: str, name: str) -> float:
+        out = subprocess.run([python, "-c", clock.format(name)], env=env, capture_output=True, text=True, check=True)
+        return float(out.stdout.split()[-1])
+
+    compare(
+        "import",
+        lambda: importing(sys.executable, "lifecycle"),
+        lambda: importing(notte, "notte_sdk"),
+        rounds=rounds,
+        aim=1 / 8,
+        against="import notte_sdk",
+    )
+
+
+# --- start --------------------------------------------------------------------------------------------------------
+
+
+def bench_start(rounds: int) -> None:
+    """Start to active, and start to a usable page, beside Playwright's own launch on the same Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    browser_path = find_browser(None).path
+    client = Client(store="memory:")
+
+    def launch(driver: object = None) -> float:
+        """From nothing, or with the driver running, to a page that answers."""
+        began = time.perf_counter()
+        playwright = driver or sync_playwright().start()
+        browser = playwright.chromium.launch(executable_path=str(browser_path), args=SWITCHES)  # type: ignore[attr-defined]
+        page = browser.new_page()
+        assert page.evaluate("1 + 1") == 2
+        took = time.perf_counter() - began
+        browser.close()
+        if driver is None:
+            playwright.stop()  # type: ignore[attr-defined]
+        return took
+
+    def active() -> float:
+        session = client.Session()
+        took = timed(session.start)
+        session.stop()
+        return took
+
+    def page(*, prefetch: bool) -> float:
+        session = client.Session(prefetch_page=prefetch)
+
+        def work() -> None:
+            session.start()
+            assert session.page.evaluate("1 + 1") == 2
+
+        took = timed(work)
+        session.stop()
+        return took
+
+    compare("start to active", active, launch, rounds=rounds, aim=0.5, against="Playwright's launch to page")
+    compare(
+        "start to a usable page", lambda: page(prefetch=False), launch, rounds=rounds, aim=1.2,
+        against="Playwright's launch to page",
+    )  # fmt: skip
+    compare(
+        "start to a usable page, prefetch_page=True", lambda: page(prefetch=True), launch, rounds=rounds, aim=1.0,
+        against="Playwright's launch to page",
+    )  # fmt: skip
+    with sync_playwright() as driver:
+        warm: list[float] = [launch(driver) for _ in range(rounds)]
+    print(f"     Playwright's launch to page with its driver already running: {_ms(warm)}", flush=True)
+    client.close()
+
+
+# --- page calls ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def debugging_port() -> Iterator[str]:
+    """A Chromium with the switches of a session, but a debugging port instead of the pipe."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        profile: Any = SimpleNamespace(user_data=f"{folder}/profile")
+        same = [s for s in switches(parse_options(None, {}), profile, headed=False) if s != "--remote-debugging-pipe"]
+        process = subprocess.Popen(
+            [str(find_browser(None).path), f"--remote-debugging-port={port}", *same],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"DevTools listening on" in line:
+                break
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+            process.stderr.close()
+
+
+def bench_page(rounds: int) -> None:
+    """Playwright's page calls through the gateway beside the same calls over a debugging port."""
+    big = "<p>" + "lorem ipsum " * 20_000
+    with Client(store="memory:") as client, client.Session(timeout_minutes=15) as session, debugging_port() as port:
+        ours = session.page
+        theirs = ours.context.browser.browser_type.connect_over_cdp(port).contexts[0].pages[0]  # type: ignore[union-attr]
+        calls: dict[str, tuple[int, Callable[..., object]]] = {
+            "evaluate": (200, lambda p: p.evaluate("1 + 1")),
+            "title": (200, lambda p: p.title()),
+            "goto data: URL": (20, lambda p: p.goto("data:text/html,<title>x</title><h1>hello")),
+            "set_content and content, 240 kB": (10, lambda p: (p.set_content(big), p.content())),
+            "click": (40, lambda p: p.click("body")),
+            "screenshot": (5, lambda p: p.screenshot()),
+            "evaluate that returns 5 MB": (3, lambda p: p.evaluate("'x'.repeat(5_000_000)")),
+        }
+        for name, (count, call) in calls.items():
+
+            def many(page: object, count: int = count, call: Callable[..., object] = call) -> float:
+                began = time.perf_counter()
+                for _ in range(count):
+                    call(page)
+                return (time.perf_counter() - began) / count
+
+            compare(
+                f"page call: {name}", lambda m=many: m(ours), lambda m=many: m(theirs), rounds=rounds, aim=1.1,  # type: ignore[misc]
+                against="a debugging port",
+            )  # fmt: skip
+
+
+def bench_memory(rounds: int) -> None:
+    """What the lifecycle itself costs: sessions without a browser, and one call across the boundary."""
+    with tempfile.TemporaryDirectory() as folder:
+        for store in ("memory:", f"sqlite:///{folder}/bench.db"):
+            with Client(adapter="memory", store=store) as client:
+
+                def session(client: Client = client) -> None:
+                    with client.Session():
+                        pass
+
+                took = [timed(session) for _ in range(rounds * 20)]
+                print(f"     start and stop, memory backend, {store.split(':')[0]} store: {_ms(took)}", flush=True)
+                with client.Session() as s:
+                    took = [timed(s.get_cookies) for _ in range(rounds * 100)]
+                print(f"     one operation across the boundary: {_ms(took)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=9)
+    benches = {"import": bench_import, "start": bench_start, "page": bench_page, "memory": bench_memory}
+    parser.add_argument("--only", choices=sorted(benches))
+    chosen = parser.parse_args()
+    for name, bench in benches.items():
+        if chosen.only in (None, name):
+            bench(chosen.rounds)
+
+
+if __name__ == "__main__":
+    main()

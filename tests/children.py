@@ -1,0 +1,124 @@
+"""Runs programs of their own: what happens at the end of a process, in a fork or under a signal can only be seen there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lifecycle_adapters.memory import MemoryAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lifecycle.config import SessionOptions
+    from lifecycle.cookies import Cookie
+    from lifecycle.ports import Backend, Host
+
+BOUND = 60
+"""Seconds that a child may take; one that hangs prints its stacks a little earlier."""
+
+PRELUDE = f"""
+import faulthandler
+faulthandler.dump_traceback_later({BOUND - 10}, exit=True)
+import os, sys, threading, time
+from lifecycle import *
+from lifecycle_adapters.memory import MemoryAdapter
+COOKIE = {{"name": "mine", "value": "1", "domain": "site.test", "path": "/"}}
+"""
+
+
+def command(code: str, *args: str) -> list[str]:
+    """The command line that runs `code` after the prelude; every warning is an error in it."""
+    return [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code), *args]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a child: that of this process, with the helpers of the tests to import."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def run(code: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """Run `code` to its end, within the bound; its arguments are in ``sys.argv[1:]``."""
+    return subprocess.run(
+        command(code, *map(str, args)), env=environment(), capture_output=True, text=True, timeout=BOUND, check=False
+    )
+
+
+def run_file(script: Path, *args: object) -> subprocess.CompletedProcess[str]:
+    """Run a program that other processes have to find again, as `run`."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(script), *map(str, args)],
+        env=environment(), capture_output=True, text=True, timeout=BOUND, check=False,
+    )  # fmt: skip
+
+
+class SlowAdapter(MemoryAdapter):
+    """Memory sessions that take some milliseconds to open, to answer and to release.
+
+    Args:
+        pause: Seconds before each thing that a backend does.
+        on_step: Called before each pause, on the supervisor.
+    """
+
+    def __init__(self, pause: float = 0.002, on_step: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._pause = pause
+        self.on_step = on_step
+
+    async def pause(self) -> None:
+        self.on_step()
+        await asyncio.sleep(self._pause)
+
+    async def open(self, session_id: str, options: SessionOptions, host: Host) -> Backend:
+        await self.pause()
+        backend = await super().open(session_id, options, host)
+        try:
+            await self.pause()
+        except BaseException:
+            await backend.release()
+            raise
+        return _SlowBackend(backend, self)
+
+
+class _SlowBackend:
+    """A backend that waits before each thing it does."""
+
+    def __init__(self, backend: Backend, adapter: SlowAdapter) -> None:
+        self._backend = backend
+        self._adapter = adapter
+
+    @property
+    def session_id(self) -> str:
+        return self._backend.session_id
+
+    @property
+    def can_live_on(self) -> bool:
+        return self._backend.can_live_on
+
+    async def get_cookies(self) -> Sequence[Cookie]:
+        await self._adapter.pause()
+        return await self._backend.get_cookies()
+
+    async def set_cookies(self, cookies: Sequence[Cookie]) -> Sequence[tuple[Cookie, str]]:
+        await self._adapter.pause()
+        return await self._backend.set_cookies(cookies)
+
+    async def clear_cookies(self) -> None:
+        await self._backend.clear_cookies()
+
+    async def cdp_url(self) -> str:
+        return await self._backend.cdp_url()
+
+    async def close_connections(self, reason: str) -> None:
+        await self._adapter.pause()
+        await self._backend.close_connections(reason)
+
+    async def release(self) -> None:
+        await self._adapter.pause()
+        await self._backend.release()

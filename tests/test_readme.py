@@ -1,0 +1,74 @@
+"""Every code block of the README runs as it stands, with example.com played by the site on loopback.
+
+Each block is its own process in its own folder, as a newcomer would paste it.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from loopback_site import Site
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    assert {language for language, _ in BLOCKS} <= {"python", "console"}
+    assert len(PYTHON) >= 8
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=[f"block{n}" for n in range(1, len(PYTHON) + 1)])
+def test_a_block_runs_as_pasted(code: str, site: Site, tmp_path: Path) -> None:
+    ast.parse(code)
+    (tmp_path / "pasted.py").write_text(code.replace("https://example.com", site.url))
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "pasted.py"],
+        cwd=tmp_path,
+        env={**os.environ, "LIFECYCLE_STORE": f"sqlite:///{tmp_path}/log.db"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for line in re.findall(r"print\(.*\)\s+# (\w.*)$", code, re.MULTILINE):  # what the comment says is printed
+        word = re.split(r"[:;(,\s]", line.removeprefix("... "))[0]
+        if word in {"active", "closed", "idle_timeout"}:
+            assert word in ran.stdout
+
+
+def test_the_commands_exist() -> None:
+    """A console block names only commands that are there."""
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"^\$ (.*?)(?:\s+#.*)?$", "\n".join(c for k, c in BLOCKS if k == "console"), re.MULTILINE):
+        program, *words = command.split()
+        if program == "make":
+            assert re.search(rf"^{words[0]}:", makefile, re.MULTILINE), command
+        else:
+            assert program == "lifecycle", command
+            path = []
+            for word in words:
+                if word.startswith("-"):
+                    break
+                path.append(word)
+            ran = subprocess.run(
+                [sys.executable, "-m", "lifecycle.cli", *path, "--help"], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert ran.returncode == 0, (command, ran.stderr)
+
+
+def test_files_that_are_linked_exist() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
+        assert (ROOT / target).exists(), target
