@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lifecycle.errors import UsageError
+from lifecycle.hooks import inside_hook_of
 from lifecycle.steps import CallerLeft, HookStruck
 
 if TYPE_CHECKING:
@@ -26,6 +27,26 @@ __all__ = ["AsyncCaller", "Caller", "SyncCaller"]
 
 T = TypeVar("T")
 _monotonic: Final = time.monotonic  # bound now: clock fakes patch the module
+
+
+class _Turn:
+    """One hook that a caller is asked to run, and how it ended as far as is known."""
+
+    __slots__ = ("attachment_id", "outcome", "run")
+
+    def __init__(self, attachment_id: str, run: Callable[[], Any]) -> None:
+        self.attachment_id = attachment_id
+        self.run = run
+        self.outcome: tuple[BaseException | None] | None = None
+
+    def settle(self, done: asyncio.Future[None]) -> None:
+        if self.outcome is None or done.done():
+            return
+        (error,) = self.outcome
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error if isinstance(error, Exception) else HookStruck(error))
 
 
 class Caller:
@@ -39,8 +60,8 @@ class Caller:
         self.taken = False
         self._work = run
         self._supervisor = supervisor
-        self._hook: tuple[object, asyncio.Future[None]] | None = None  # the supervisor's: what runs, and its end
-        self._begun: object = None  # the caller's: the hook it began last
+        self._hook: tuple[_Turn, asyncio.Future[None]] | None = None  # the supervisor's: what runs, and its end
+        self._begun: _Turn | None = None  # the caller's: the hook it began last
 
     def post(self) -> None:
         """Post the work, once.
@@ -56,7 +77,7 @@ class Caller:
         """Hand the result to the caller."""
         raise NotImplementedError
 
-    def _begin_hook(self, run: Callable[[], Any]) -> None:
+    def _begin_hook(self, turn: _Turn) -> None:
         raise NotImplementedError
 
     async def run_hook(self, hook: Hook, attachment_id: str, session: object, transition: Transition) -> None:
@@ -68,25 +89,22 @@ class Caller:
         """
         if self.left:
             raise CallerLeft
-        run = self._call(hook, attachment_id, session, transition)
-        done = asyncio.get_running_loop().create_future()
-        self._hook = run, done
-        self._begin_hook(run)
+        turn = _Turn(attachment_id, self._call(hook, attachment_id, session, transition))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hook = turn, done
+        self._begin_hook(turn)
         await done
 
     def _call(self, hook: Hook, attachment_id: str, session: object, transition: Transition) -> Callable[[], Any]:
         return lambda: hook.call(attachment_id, session, transition)
 
-    def _hook_done(self, run: object, error: BaseException | None) -> None:
+    def _hook_done(self, turn: _Turn, error: BaseException | None) -> None:
         """Any thread: the hook ended."""
+        turn.outcome = (error,)
 
         def settle() -> None:
-            if self._hook is None or self._hook[0] is not run or self._hook[1].done():
-                return
-            if error is None:
-                self._hook[1].set_result(None)
-            else:
-                self._hook[1].set_exception(error if isinstance(error, Exception) else HookStruck(error))
+            if self._hook is not None and self._hook[0] is turn:
+                turn.settle(self._hook[1])
 
         self._supervisor.post(settle)
 
@@ -94,18 +112,22 @@ class Caller:
         """In the caller's thread: it runs no more hooks, because `error` struck it or it is busy in a signal handler.
 
         A hook that it began has failed with the error, even if its end could not be told; one that it did not begin
-        is somebody else's to run.
+        is somebody else's to run. A signal handler may strike on the threshold of a hook, where its end is not told
+        yet: then it has ended.
         """
         self.left = True
         begun = self._begun
+        if begun is not None and begun.outcome is None and (error or not inside_hook_of(begun.attachment_id)):
+            begun.outcome = (error,)
 
         def settle() -> None:
             if self._hook is None or self._hook[1].done():
                 return
-            if self._hook[0] is not begun:
-                self._hook[1].set_exception(CallerLeft())
-            elif error is not None:
-                self._hook[1].set_exception(HookStruck(error))
+            turn, done = self._hook
+            if turn is begun:
+                turn.settle(done)
+            else:
+                done.set_exception(CallerLeft())
 
         with contextlib.suppress(UsageError):  # the supervisor has ended, and with it whatever it would be told for
             self._supervisor.post(settle)
@@ -125,7 +147,7 @@ class SyncCaller(Caller):
 
     def __init__(self, supervisor: LoopThread, run: Callable[[Caller], None]) -> None:
         super().__init__(supervisor, run, threading.current_thread().name)
-        self._replies: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
         self._answer: tuple[Any, BaseException | None] | None = None
 
     def answer(self, result: object, error: BaseException | None) -> None:
@@ -150,8 +172,8 @@ class SyncCaller(Caller):
     def _wait_no_more(self) -> None:
         _waiting.callers = [c for c in _waiting.callers if c is not self]
 
-    def _begin_hook(self, run: Callable[[], Any]) -> None:
-        self._replies.put(run)
+    def _begin_hook(self, turn: _Turn) -> None:
+        self._replies.put(turn)
 
     def wait(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - what the call returns
         """Post the work and wait for the answer, running hooks meanwhile.
@@ -177,7 +199,7 @@ class SyncCaller(Caller):
         return value
 
     def wait_through(self) -> Any:  # noqa: ANN401 - what the call returns
-        """Post the work and wait for the answer even when struck by Ctrl-C or SystemExit once; that is raised afterwards.
+        """Post the work and wait for the answer, even when struck by Ctrl-C or SystemExit once; that is raised after.
 
         A second strike ends the wait at once. The work goes on in any case.
         """
@@ -202,24 +224,24 @@ class SyncCaller(Caller):
         try:
             while self._answer is None:
                 left = None if until is None else max(until - _monotonic(), 0.0)
-                hook = self._replies.get(timeout=left)
-                if hook is not None and not self.left:  # else a worker runs it
-                    self._run(hook)
+                turn = self._replies.get(timeout=left)
+                if turn is not None and not self.left:  # else a worker runs it
+                    self._run(turn)
             return self._answer
         finally:
             self._wait_no_more()
 
-    def _run(self, hook: Callable[[], Any]) -> None:
-        self._begun = hook
+    def _run(self, turn: _Turn) -> None:
+        self._begun = turn
         try:
-            hook()
+            turn.run()
         except Exception as e:  # noqa: BLE001 - the flow records it and raises it after the edge
-            self._hook_done(hook, e)
+            self._hook_done(turn, e)
         except BaseException as e:
-            self._hook_done(hook, e)
+            self._hook_done(turn, e)
             raise
         else:
-            self._hook_done(hook, None)
+            self._hook_done(turn, None)
 
 
 class AsyncCaller(Caller):
@@ -257,20 +279,20 @@ class AsyncCaller(Caller):
     def _call(self, hook: Hook, attachment_id: str, session: object, transition: Transition) -> Callable[[], Any]:
         return lambda: hook.call_async(attachment_id, session, transition)
 
-    def _begin_hook(self, run: Callable[[], Any]) -> None:
+    def _begin_hook(self, turn: _Turn) -> None:
         async def call() -> None:
             try:
-                await run()
+                await turn.run()
             except BaseException as e:
-                self._hook_done(run, e)
+                self._hook_done(turn, e)
                 if not isinstance(e, Exception):
                     raise
             else:
-                self._hook_done(run, None)
+                self._hook_done(turn, None)
 
         def begin() -> None:
             if not self.left:  # else a worker runs it
-                self._begun = run
+                self._begun = turn
                 self._task = self._loop.create_task(call(), context=self.context)
                 self._task.add_done_callback(lambda t: t.cancelled() or t.exception())  # the flow was told of it
 

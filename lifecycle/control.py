@@ -62,7 +62,7 @@ def _folder() -> Path:
 async def sweep(folder: Path) -> int:
     """Remove sockets in `folder` that nobody listens on any more; how many."""
     count = 0
-    for path in folder.glob("*.sock"):
+    for path in folder.glob("*.sock"):  # noqa: ASYNC240 - a folder of few files, once in a process
         try:
             _, writer = await asyncio.open_unix_connection(str(path))
         except (ConnectionRefusedError, FileNotFoundError):

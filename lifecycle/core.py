@@ -243,7 +243,7 @@ class ClientCore:
         await self.flow.stop(att, None, event=event, cause=cause, reason=reason)
 
     async def leave(self, att: Attachment, caller: Caller) -> None:
-        """The end of a with block: stop or detach as `on_exit` says; when it is over already, tell what nobody heard."""
+        """The end of a with block: what `on_exit` says; when it is over already, tell what nobody heard."""
         event = Event.DETACH if att.options.on_exit == "detach" else Event.STOP
         if att.state.terminal:
             troubles, att.troubles = att.troubles, []
@@ -483,7 +483,7 @@ class ClientCore:
     def over(self, att: Attachment) -> None:
         """The attachment reached a terminal state."""
         self.active.pop(att.attachment_id, None)
-        # Not left to the handle's own end, in the caller's thread: Python swallows a Ctrl-C in a weak reference's callback.
+        # Not left to the handle's own end, in the caller's thread: a Ctrl-C in a weakref callback is swallowed.
         self.handles.pop(att.attachment_id, None)
         if (client := self.client()) is not None:
             client._forget(att.attachment_id)  # noqa: SLF001 - our other half

@@ -155,7 +155,7 @@ class Journal:
 
 
 def _writable(text: str) -> str:
-    """`text` as it can be written down. One that can't, such as a path with odd bytes, would keep out all that follow."""
+    """`text` as it can be written down. One that can't (a path with odd bytes) would keep out all that follow."""
     try:
         text.encode()
     except UnicodeEncodeError:

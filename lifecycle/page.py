@@ -51,12 +51,14 @@ class _ThreadDriver:
 
             self._manager = sync_playwright()
             try:
-                self.playwright = self._manager.start()
+                started: sync_api.Playwright = self._manager.start()
             except BaseException:
                 self.stop()
                 raise
+            self.playwright = started
             transport = getattr(getattr(self._manager, "_client", None), "_transport", None)
             self._pid = getattr(getattr(transport, "_proc", None), "pid", None)
+            return started
         return self.playwright
 
     def drop(self, user: object) -> None:

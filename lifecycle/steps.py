@@ -60,9 +60,11 @@ class FlowCaller(Protocol):
     @property
     def name(self) -> str:
         """Name of its thread or task, for the record."""
+        ...
 
     async def run_hook(self, hook: Hook, attachment_id: str, session: object, transition: Transition) -> None:
         """Run a hook in the caller's own thread or loop. Raises what the hook raises, or CallerLeft."""
+        ...
 
 
 class FlowHost(Protocol):
@@ -74,39 +76,51 @@ class FlowHost(Protocol):
 
     def host_of(self, att: Attachment) -> Host:
         """The port that the attachment's adapter talks to."""
+        ...
 
     def row_of(self, att: Attachment, *, released: bool) -> SessionRow | None:
         """The ledger row of the attachment as things stand."""
+        ...
 
     def handle_of(self, att: Attachment) -> object | None:
         """The user's handle, for hooks; None when it is gone."""
+        ...
 
     def hooks_of(self, att: Attachment) -> list[Hook]:
         """The client's hooks, then the session's own."""
+        ...
 
     async def run_hook_on_worker(self, hook: Hook, att: Attachment, session: object, transition: Transition) -> None:
         """Run a hook that has no caller."""
+        ...
 
     async def run_blocking(self, func: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 - as the function takes
         """Run `func` on a worker."""
+        ...
 
     async def probe(self, att: Attachment) -> BackendEnd | None:
         """Ask the owner, or the service, how the session stands."""
+        ...
 
     async def connect(self, att: Attachment) -> Backend:
         """Connect to the session as a guest, or through the service."""
+        ...
 
     def spawn(self, coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task that is kept until it is done."""
+        ...
 
     def fire(self, coro: Coroutine[Any, Any, None], name: str) -> None:
         """Start a task that nobody waits for."""
+        ...
 
     def opened(self, att: Attachment) -> None:
         """The attachment became active."""
+        ...
 
     def over(self, att: Attachment) -> None:
         """The attachment reached a terminal state."""
+        ...
 
 
 async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:

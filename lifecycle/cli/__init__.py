@@ -13,6 +13,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Final
 
+from lifecycle.errors import LifecycleError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,14 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     from lifecycle.cli.signals import ending_on_signals  # noqa: PLC0415 - nothing before it that takes time
 
-    with ending_on_signals():
+    with ending_on_signals() as struck:
         try:
-            return _run(args)
+            code = _run(args, struck)
         except SystemExit as e:
-            return _code(e)
+            code = _code(e)
+        return _code(struck[0]) if struck else code
 
 
-def _run(args: list[str]) -> int:
+def _run(args: list[str], struck: Sequence[SystemExit]) -> int:
     try:
         import rich  # noqa: F401, PLC0415 - looked for here, used in what is imported below
         import typer  # noqa: F401, PLC0415 - likewise
@@ -55,8 +58,12 @@ def _run(args: list[str]) -> int:
 
             command()(args=args or ["--help"], prog_name="lifecycle")
         except Exception as e:  # noqa: BLE001 - the last place that can put it into words
-            if os.environ.get("LIFECYCLE_DEBUG"):
+            debug = os.environ.get("LIFECYCLE_DEBUG")
+            if debug:
                 traceback.print_exception(e)
+            # What a signal broke off, such as Playwright's start, may fail in its own way as it is cleared away.
+            if struck and not isinstance(e, LifecycleError):
+                return _code(struck[0])
             return tell_error(e)
     return 0
 

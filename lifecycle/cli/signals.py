@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -40,13 +40,6 @@ class Interrupted(SystemExit):
         super().__init__(128 + signum)
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
-    del frame
-    # Not print: the signal may have struck in the middle of one.
-    os.write(2, f"lifecycle: {signal.Signals(signum).name}, ending what is open\n".encode())
-    raise Interrupted(signum)
-
-
 def _end_again(dropped: Interrupted) -> None:
     def again(signum: int, frame: FrameType | None) -> None:
         del signum, frame
@@ -58,11 +51,20 @@ def _end_again(dropped: Interrupted) -> None:
 
 
 @contextmanager
-def ending_on_signals() -> Iterator[None]:
-    """In the block, a signal raises `Interrupted` in the main thread."""
+def ending_on_signals() -> Iterator[Sequence[Interrupted]]:
+    """In the block, a signal raises `Interrupted` in the main thread; gives those that were raised, first to last."""
+    struck: list[Interrupted] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield struck
         return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        del frame
+        # Not print: the signal may have struck in the middle of one.
+        os.write(2, f"lifecycle: {signal.Signals(signum).name}, ending what is open\n".encode())
+        struck.append(Interrupted(signum))
+        raise struck[-1]
+
     # A signal that the parent has ignored, as nohup does with SIGHUP, stays ignored.
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
@@ -80,16 +82,14 @@ def ending_on_signals() -> Iterator[None]:
         sys.unraisablehook = unraisable
         for number in before:
             if number in numbers:
-                signal.signal(number, _end)
-        yield
-    except Interrupted:
-        if not os.environ.get("LIFECYCLE_DEBUG"):
+                signal.signal(number, end)
+        yield struck
+    finally:
+        if struck and not os.environ.get("LIFECYCLE_DEBUG"):
             # What was broken off, such as Playwright's start, complains as the interpreter clears it away.
             def tell(dropped: sys.UnraisableHookArgs) -> None:
                 del dropped
 
-        raise
-    finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = tell
