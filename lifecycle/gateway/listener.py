@@ -96,7 +96,9 @@ class Listener:
     """The listener and the sessions behind it; used on the gateway's loop."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # The protocol is named, or asyncio does not take the accepted sockets for TCP and leaves Nagle's algorithm on:
+        # the second of two answers would then wait 40 ms for the client's delayed acknowledgement of the first.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             self._socket.bind(("127.0.0.1", 0))
             self._socket.listen(128)
