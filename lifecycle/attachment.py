@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lifecycle.errors import LifecycleError, SessionClosed, SessionEnded, SessionFailed, SessionTimedOut
+from lifecycle.errors import HookError, LifecycleError, SessionClosed, SessionEnded, SessionFailed, SessionTimedOut
 from lifecycle.machine import Facts, Standing
 from lifecycle.ports import SessionRow
 from lifecycle.states import CloseReason, InFlight, State
@@ -139,6 +139,8 @@ _ENDED: Final[Mapping[State, type[SessionEnded]]] = {
 def describe(error: BaseException) -> str:
     """An error for records and rows: our own texts hold no secrets, a foreign one may, so only its class is named."""
     name = type(error).__name__
+    if isinstance(error, HookError):
+        return f"{name}: hook {error.hook} on {error.edge} raised {type(error.__cause__).__name__}"
     return f"{name}: {error}" if isinstance(error, LifecycleError) else name
 
 
@@ -147,6 +149,7 @@ class Attachment:
 
     __slots__ = (
         "__weakref__",
+        "acquiring",
         "adapter",
         "attachment_id",
         "backend",
@@ -179,6 +182,7 @@ class Attachment:
         "session_id",
         "standing",
         "troubles",
+        "unsaved",
     )
 
     def __init__(self, options: SessionOptions, adapter: Adapter, clock: Clock) -> None:
@@ -198,11 +202,15 @@ class Attachment:
         self.close_reason: CloseReason | None = None
         self.error: BaseException | None = None
         self.backend: Backend | None = None
+        self.acquiring = False
+        """The adapter was asked for a backend and has not answered; it may outlast the step and the attachment."""
         self.backend_end: BackendEnd | None = None
         self.gone: asyncio.Event | None = None
         self.facts_kept: dict[str, str] = {}
         self.loaded: LoadedCookies | None = None
         self.refused: tuple[Cookie, ...] = ()
+        self.unsaved: Sequence[Cookie] | None = None
+        """What was read from the browser at the end, until it is in a file."""
         self.counts: dict[str, int] = {}
         self.busy = 0
         self.seq = 0
@@ -255,6 +263,11 @@ class Attachment:
     def used(self) -> None:
         """Note use of the session. Any thread."""
         self.last_used = self.clock.monotonic()
+
+    def let_go(self) -> None:
+        """The attachment is over: drop what only its course needed. A handle may be kept for ever."""
+        self.loaded = self.unsaved = None
+        self.refused = ()
 
     def ended_error(self) -> SessionEnded:
         """The error for an operation on this attachment now that it is over or ending."""

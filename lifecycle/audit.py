@@ -39,6 +39,8 @@ class RecordKind(enum.StrEnum):
     """The event came too late or does not apply any more."""
     JOINED = "joined"
     """The event shares the outcome of the ending in flight."""
+    HOOKS = "hooks"
+    """The hooks that come after a commit have run."""
     EXTENDED = "extended"
     """The session's maximum duration was moved."""
     RECOVERED = "recovered"

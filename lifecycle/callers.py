@@ -32,12 +32,13 @@ _monotonic: Final = time.monotonic  # bound now: clock fakes patch the module
 class _Turn:
     """One hook that a caller is asked to run, and how it ended as far as is known."""
 
-    __slots__ = ("attachment_id", "outcome", "run")
+    __slots__ = ("attachment_id", "outcome", "run", "withdrawn")
 
     def __init__(self, attachment_id: str, run: Callable[[], Any]) -> None:
         self.attachment_id = attachment_id
         self.run = run
         self.outcome: tuple[BaseException | None] | None = None
+        self.withdrawn = False
 
     def settle(self, done: asyncio.Future[None]) -> None:
         if self.outcome is None or done.done():
@@ -46,7 +47,8 @@ class _Turn:
         if error is None:
             done.set_result(None)
         else:
-            done.set_exception(error if isinstance(error, Exception) else HookStruck(error))
+            plain = isinstance(error, Exception) and not isinstance(error, StopIteration)  # which a future refuses
+            done.set_exception(error if plain else HookStruck(error))
 
 
 class Caller:
@@ -93,7 +95,15 @@ class Caller:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._hook = turn, done
         self._begin_hook(turn)
-        await done
+        try:
+            await done
+        except asyncio.CancelledError:  # its budget has passed
+            turn.withdrawn = True
+            self._withdraw(turn)
+            raise
+
+    def _withdraw(self, turn: _Turn) -> None:
+        """End a hook that nobody waits for any more, where that is possible: a thread can't be interrupted."""
 
     def _call(self, hook: Hook, attachment_id: str, session: object, transition: Transition) -> Callable[[], Any]:
         return lambda: hook.call(attachment_id, session, transition)
@@ -225,7 +235,7 @@ class SyncCaller(Caller):
             while self._answer is None:
                 left = None if until is None else max(until - _monotonic(), 0.0)
                 turn = self._replies.get(timeout=left)
-                if turn is not None and not self.left:  # else a worker runs it
+                if turn is not None and not turn.withdrawn and not self.left:  # else a worker runs it, or nobody
                     self._run(turn)
             return self._answer
         finally:
@@ -291,13 +301,20 @@ class AsyncCaller(Caller):
                 self._hook_done(turn, None)
 
         def begin() -> None:
-            if not self.left:  # else a worker runs it
+            if not self.left and not turn.withdrawn:  # else a worker runs it, or nobody
                 self._begun = turn
                 self._task = self._loop.create_task(call(), context=self.context)
                 self._task.add_done_callback(lambda t: t.cancelled() or t.exception())  # the flow was told of it
 
         if not self._post(begin):
             raise CallerLeft
+
+    def _withdraw(self, turn: _Turn) -> None:
+        def end() -> None:
+            if self._begun is turn and self._task is not None:
+                self._task.cancel()
+
+        self._post(end)
 
     def leave(self, error: BaseException | None) -> None:
         """On the caller's loop: as `Caller.leave`; a hook that runs is cancelled."""

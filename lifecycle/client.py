@@ -21,7 +21,7 @@ from lifecycle.core import ClientCore, merge
 from lifecycle.engine import supervisor
 from lifecycle.errors import ConfigError
 from lifecycle.hooks import Hook, HookFunction, make_hooks
-from lifecycle.page import hold_driver, release_driver
+from lifecycle.page import hold_driver, release_driver, tidy_driver
 from lifecycle.ports import Adapter, Clock, Store
 from lifecycle.session import AsyncSession, Exit, Finalizers, Session, left
 from lifecycle.states import CloseReason, State
@@ -101,6 +101,7 @@ class BaseClient:
         clock: Clock | None = None,
     ) -> None:
         self._adapter = _resolve_adapter(adapter)
+        self._owns_adapter = adapter is None or isinstance(adapter, str)
         self._store = store
         self._clock = clock
         self._kept: dict[str, Session | AsyncSession] = {}
@@ -108,7 +109,7 @@ class BaseClient:
         self._core_now = self._new_core()
 
     def _new_core(self) -> ClientCore:
-        core = ClientCore(supervisor(), self._adapter, self._clock)
+        core = ClientCore(supervisor(), self._adapter, self._clock, owns_adapter=self._owns_adapter)
         core.client = weakref.ref(self)
         store = self._store
 
@@ -263,6 +264,7 @@ class Client(BaseClient):
 
     def events(self) -> EventStream:
         """The records of this client's sessions from now on, as they become durable, until the client is closed."""
+        self._core.check_open()
         return EventStream(self._core)
 
     def close(self) -> None:
@@ -273,14 +275,12 @@ class Client(BaseClient):
         """
         core = self._core_now
 
-        async def work(_: Caller) -> list[Exception]:
-            return await core.close()
+        async def work(caller: Caller) -> list[Exception]:
+            return await core.close(caller)
 
         troubles: list[Exception] = core.supervisor.begin(work).wait_through()
         self._abandon.detach()
-        for session in list(self._kept.values()):
-            if isinstance(session, Session):
-                session._close_slot()  # noqa: SLF001 - the driver of this thread is given up with its sessions
+        tidy_driver()
         if troubles:
             raise merge(troubles)
 
@@ -354,8 +354,8 @@ class Sessions:
         """
         core = self._client._core  # noqa: SLF001 - a part of the client
 
-        async def work(_: Caller) -> SessionStatus:
-            return await core.stop_session(session_id)
+        async def work(caller: Caller) -> SessionStatus:
+            return await core.stop_session(session_id, caller)
 
         return core.supervisor.call(work)
 
@@ -451,14 +451,15 @@ class AsyncClient(BaseClient):
 
     def events(self) -> AsyncEventStream:
         """The records of this client's sessions from now on; see `Client.events`."""
+        self._core.check_open()
         return AsyncEventStream(self._core)
 
     async def close(self) -> None:
         """Stop the sessions that are active, then give up the store; see `Client.close`."""
         core = self._core_now
 
-        async def work(_: Caller) -> list[Exception]:
-            return await core.close()
+        async def work(caller: Caller) -> list[Exception]:
+            return await core.close(caller)
 
         troubles: list[Exception] = await core.supervisor.abegin(work).wait_through()
         self._abandon.detach()
@@ -522,8 +523,8 @@ class AsyncSessions:
         """Stop a session; see `Sessions.stop`."""
         core = self._client._core  # noqa: SLF001 - a part of the client
 
-        async def work(_: Caller) -> SessionStatus:
-            return await core.stop_session(session_id)
+        async def work(caller: Caller) -> SessionStatus:
+            return await core.stop_session(session_id, caller)
 
         return await core.supervisor.acall(work)
 

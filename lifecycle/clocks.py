@@ -2,8 +2,9 @@
 
 Rule: what reads the time is bound when this module is imported, and not under a module-level name, because clock
 fakes (freezegun and the like) replace `time.monotonic` and `datetime.datetime` wherever they find them by name. A
-test that freezes its own clock must not freeze the deadlines of a browser. For a clock that tests may move, see
-`lifecycle.testing.ManualClock`.
+test that freezes its own clock must not freeze the deadlines of a browser. time-machine goes deeper, into
+`datetime.now` itself: under it records carry the fake's time, while deadlines go on. For a clock that tests may move,
+see `lifecycle.testing.ManualClock`.
 """
 
 from __future__ import annotations

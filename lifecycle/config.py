@@ -50,6 +50,23 @@ class SessionKwargs(TypedDict, total=False):
     labels: Mapping[str, str]
 
 
+_OWNERS: Final = frozenset({
+    "headless", "timeout_minutes", "idle_timeout_minutes", "max_duration_minutes", "viewport_width",
+    "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "cookie_scope", "name",
+})  # fmt: skip
+"""Options that the owner of a session decides; who attaches to it can't."""
+
+_CONTEXTS: Final = frozenset({
+    "accept_downloads", "base_url", "bypass_csp", "client_certificates", "color_scheme", "contrast",
+    "device_scale_factor", "extra_http_headers", "forced_colors", "geolocation", "has_touch", "http_credentials",
+    "ignore_https_errors", "is_mobile", "java_script_enabled", "locale", "offline", "permissions",
+    "record_har_content", "record_har_mode", "record_har_omit_content", "record_har_path", "record_har_url_filter",
+    "record_video_dir", "record_video_fps", "record_video_size", "reduced_motion", "screen", "service_workers",
+    "storage_state", "strict_selectors", "timezone_id",
+})  # fmt: skip
+"""Options of Playwright's ``Browser.new_context`` that the default context of a browser can't take."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
     """A proxy for the browser's traffic.
@@ -125,12 +142,27 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         ConfigError: Names the option, the value and what is allowed.
     """
     for key in kwargs:
+        if key in _CONTEXTS:
+            raise ConfigError(
+                option=key,
+                value=_shown(key, kwargs[key]),
+                allowed="a context of your own, which takes it: "
+                f"session.page.context.browser.new_context({key}=...); cookies of the session: cookie_file=",
+            )
         if key not in SessionKwargs.__annotations__:
             raise ConfigError(option=key, value=kwargs[key], allowed=nearest(key, SessionKwargs.__annotations__))
     given: dict[str, Any] = {k: v for k, v in kwargs.items() if v is not None}
     if session_id is not None and (not isinstance(session_id, str) or not session_id.strip() or not _utf8(session_id)):
         raise ConfigError(option="session_id", value=session_id, allowed="the id of a session, a non-empty string")
 
+    for key in given if session_id is not None else ():
+        if key in _OWNERS:
+            raise ConfigError(
+                option=key,
+                value=_shown(key, given[key]),
+                allowed="nothing together with a session_id: the session's owner decides it. "
+                "Leave it out, or give it where the session is started",
+            )
     idle_name = "idle_timeout_minutes" if "idle_timeout_minutes" in given else "timeout_minutes"
     both_given = {"idle_timeout_minutes", "timeout_minutes"} <= given.keys()
     if both_given and given["idle_timeout_minutes"] != given["timeout_minutes"]:
@@ -167,6 +199,14 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         name=_text("name", given.get("name")),
         labels=_labels(given.get("labels", {})),
     )
+
+
+_SECRET: Final = frozenset({"proxy", "chrome_args", "client_certificates", "extra_http_headers", "http_credentials"})
+
+
+def _shown(option: str, value: object) -> object:
+    """`value` as an error may show it: one that may hold a secret only by its type."""
+    return type(value).__name__ if option in _SECRET or option == "storage_state" else value
 
 
 def check_minutes(option: str, value: object) -> float:

@@ -1,7 +1,11 @@
 """The control socket: how a guest reaches the owner of a session, in the same process or another.
 
 Rule: one Unix socket per owning process, mode 0600 in a folder of mode 0700, one JSON object a line. Only the user
-who owns the browser can open it. Secrets (the CDP URL, cookie values) go through it and are written nowhere.
+who owns the browser can open it. Secrets (the CDP URL, cookie values) go through it and are written nowhere. Nothing
+that is asked waits for ever, however long the owner is stopped or stuck, by seconds of real time: the owner is a
+process with a clock of its own.
+
+A ``stop`` is answered twice: at once, when the ending has begun (``{"id": 1, "begun": true}``), and when it is over.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ import os
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 import orjson
 
@@ -30,19 +35,45 @@ from lifecycle.errors import (
     UnsupportedOperation,
 )
 from lifecycle.ports import BackendEnd
-from lifecycle.states import CloseReason, State
+from lifecycle.states import ENDING_BUDGET, STEPS, CloseReason, State, Step
 
 if TYPE_CHECKING:
     from lifecycle.cookies import Cookie
     from lifecycle.ports import Host
 
-__all__ = ["ControlServer", "GuestBackend", "ask"]
+__all__ = ["ControlServer", "GuestBackend", "OwnerSilent", "ask", "stop"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 LINE_LIMIT: Final = 64 * 1024 * 1024
 """Longest line that is read, in bytes: a full cookie jar fits many times over."""
 
+STATUS_BUDGET: Final = 5.0
+"""Seconds in which an owner tells how a session stands."""
+
+BEGIN_BUDGET: Final = STEPS[Step.RELEASE_BACKEND].budget
+"""Seconds in which an owner begins to stop a session, or lets a guest in."""
+
+STOP_BUDGET: Final = ENDING_BUDGET + 30.0
+"""Seconds that an ending may take at its owner once it has begun: its steps, and some for the owner's hooks."""
+
+ANSWER_BUDGET: Final = 65.0
+"""Seconds for any other answer: a little more than the owner gives an operation on its backend."""
+
+TELL_BUDGET: Final = 2.0
+"""Seconds in which a guest reads that its session is over; one that is stuck keeps nobody waiting longer."""
+
+UNFINISHED_AGE: Final = 3600.0
+"""Seconds after which a socket that was bound and never put in its place has certainly been left behind."""
+
 Handler = Callable[[str, str, Mapping[str, Any]], Awaitable[Any]]
 """Answers (operation, session id, arguments); raises BackendError or UnsupportedOperation."""
+
+
+async def _run_blocking(func: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Run `func` on a worker of the loop that this runs on."""
+    return await asyncio.get_running_loop().run_in_executor(None, func, *args)
 
 
 def _folder() -> Path:
@@ -52,24 +83,57 @@ def _folder() -> Path:
         folder = base / f"lifecycle-control-{uid}"
         if len(os.fsencode(folder)) > 70:
             continue
-        folder.mkdir(mode=0o700, exist_ok=True)
-        info = folder.lstat()
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            info = folder.lstat()
+        except OSError:  # something else has the name, or nothing can be made there
+            continue
         if stat.S_ISDIR(info.st_mode) and info.st_uid == uid and not info.st_mode & 0o077:
             return folder
     return Path(tempfile.mkdtemp(prefix="lifecycle-control-"))
 
 
+def _put_in_place(bound: Path, path: Path) -> None:
+    bound.chmod(0o600)  # the folder keeps others out meanwhile; umask is not ours to change
+    bound.rename(path)
+
+
+def _owner(path: str) -> str:
+    """Words for the owner that listens at `path`."""
+    pid = Path(path).name.partition("-")[0]
+    return f"process {pid}" if pid.isdigit() else "the process"
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """Sockets whose owner died between binding and listening, as far as their age tells."""
+    found = []
+    for path in folder.glob("*.new"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > UNFINISHED_AGE:
+                found.append(path)
+    return found
+
+
 async def sweep(folder: Path) -> int:
-    """Remove sockets in `folder` that nobody listens on any more; how many."""
-    count = 0
-    for path in folder.glob("*.sock"):  # noqa: ASYNC240 - a folder of few files, once in a process
+    """Remove sockets in `folder` that nobody listens on any more; how many.
+
+    A socket gets its name ending in ``.sock`` after its owner listens on it, so one that refuses has lost its owner.
+    """
+    gone = await _run_blocking(_unfinished, folder)
+    for path in await _run_blocking(lambda: list(folder.glob("*.sock"))):
         try:
             _, writer = await asyncio.open_unix_connection(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            count += 1
+        except ConnectionRefusedError:
+            gone.append(path)
+        except OSError:
+            continue  # gone meanwhile, or nothing can be said of it now
         else:
             writer.close()
+    count = 0
+    for path in gone:
+        with contextlib.suppress(OSError):
+            await _run_blocking(path.unlink)
+            count += 1
     return count
 
 
@@ -85,18 +149,33 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._watchers: dict[str, set[asyncio.StreamWriter]] = {}
         self._writers: set[asyncio.StreamWriter] = set()
+        self._sweeping: asyncio.Task[None] | None = None
         self.path: str | None = None
 
     async def start(self) -> str:
-        """Listen; the path of the socket."""
+        """Listen; the path of the socket. What others left behind is swept meanwhile."""
         if self.path is None:
-            folder = _folder()
-            path = str(folder / f"{os.getpid()}-{secrets.token_hex(8)}.sock")
-            self._server = await asyncio.start_unix_server(self._serve, path, limit=LINE_LIMIT)
-            os.chmod(path, 0o600)  # noqa: PTH101 - the folder keeps others out meanwhile; umask is not ours to change
-            self.path = path
-            await sweep(folder)
+            folder = await _run_blocking(_folder)
+            path = folder / f"{os.getpid()}-{secrets.token_hex(8)}.sock"
+            bound = path.with_suffix(".new")  # until it listens, for a sweep takes one that refuses away
+            server: asyncio.Server | None = None
+            try:
+                server = await asyncio.start_unix_server(self._serve, str(bound), limit=LINE_LIMIT)
+                await _run_blocking(_put_in_place, bound, path)
+            except BaseException:
+                if server is not None:
+                    server.close()
+                for left in (bound, path):
+                    left.unlink(missing_ok=True)  # here and now: nothing may come between
+                raise
+            self._server = server
+            self.path = str(path)
+            self._sweeping = asyncio.get_running_loop().create_task(self._sweep(folder))
         return self.path
+
+    async def _sweep(self, folder: Path) -> None:
+        with contextlib.suppress(OSError):  # what can't be swept now is swept by a later process
+            await sweep(folder)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -104,14 +183,14 @@ class ControlServer:
         tasks: set[asyncio.Task[None]] = set()
         try:
             while line := await reader.readline():
-                request = orjson.loads(line)
-                if request["op"] == "watch":
-                    self._watchers.setdefault(request["session_id"], set()).add(writer)
-                    watching.add(request["session_id"])
-                task = asyncio.get_running_loop().create_task(self._answer(request, writer))
+                number, op, session_id, args = _request(line)
+                if op == "watch":
+                    self._watchers.setdefault(session_id, set()).add(writer)
+                    watching.add(session_id)
+                task = asyncio.get_running_loop().create_task(self._answer(number, op, session_id, args, writer))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-        except (ConnectionError, ValueError, KeyError):
+        except (OSError, ValueError):
             return  # a peer that breaks off or talks nonsense is dropped; its session goes on
         finally:
             for session_id in watching:
@@ -119,28 +198,46 @@ class ControlServer:
             self._writers.discard(writer)
             writer.close()
 
-    async def _answer(self, request: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
-        answer: dict[str, Any] = {"id": request["id"]}
+    async def _answer(
+        self, number: int, op: str, session_id: str, args: Mapping[str, Any], writer: asyncio.StreamWriter
+    ) -> None:
+        answer: dict[str, Any] = {"id": number}
         try:
-            answer["result"] = await self._handle(request["op"], request["session_id"], request.get("args") or {})
+            work = asyncio.ensure_future(self._handle(op, session_id, args))
+            if op == "stop":
+                await asyncio.sleep(0)  # the handler has had its turn: it decides before it waits for anything
+                if not work.done():
+                    _write(writer, {"id": number, "begun": True})
+            answer["result"] = await work
         except UnsupportedOperation as e:
             answer["error"] = {
                 "kind": "unsupported", "operation": e.operation, "adapter": e.adapter, "way_out": e.way_out
             }  # fmt: skip
         except Exception as e:  # noqa: BLE001 - told to the guest, who raises it
-            answer["error"] = {"kind": type(e).__name__, "message": str(e)}
-        await _send(writer, answer)
+            answer["error"] = {"kind": type(e).__name__, "message": _sendable(str(e))}
+        try:
+            _write(writer, answer)
+        except (TypeError, ValueError) as e:
+            reason = f"the answer to {_sendable(op)!r} can't be sent: {_sendable(str(e))}"
+            _write(writer, {"id": number, "error": {"kind": type(e).__name__, "message": reason}})
+        await _drain(writer)
 
     async def ended(self, session_id: str, end: BackendEnd) -> None:
         """Tell every guest of a session that it is over."""
-        for writer in self._watchers.pop(session_id, set()):
-            await _send(
-                writer,
-                {"ended": session_id, "state": end.state, "reason": end.reason, "detail": end.detail},
-            )
+        message = {
+            "ended": session_id, "state": end.state, "reason": end.reason, "detail": _sendable(end.detail)
+        }  # fmt: skip
+        told = self._watchers.pop(session_id, set())
+        for writer in told:
+            _write(writer, message)  # to all of them first: one that does not read keeps no other waiting
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TELL_BUDGET):
+                await asyncio.gather(*map(_drain, told))
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self._server is not None:
             self._server.close()
             for writer in list(self._writers):
@@ -151,19 +248,60 @@ class ControlServer:
             self.path = None
 
 
-async def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
-    if writer.is_closing():
-        return
-    writer.write(orjson.dumps(message) + b"\n")
-    with contextlib.suppress(ConnectionError):  # the reading side sees the same and cleans up
+def _request(line: bytes) -> tuple[int, str, str, Mapping[str, Any]]:
+    """A line as (number, operation, session id, arguments).
+
+    Raises:
+        ValueError: It is no request.
+    """
+    told = orjson.loads(line)
+    if not isinstance(told, dict):
+        msg = "a request is an object"
+        raise ValueError(msg)
+    number, op, session_id, args = told.get("id"), told.get("op"), told.get("session_id"), told.get("args") or {}
+    if not (isinstance(number, int) and isinstance(op, str) and isinstance(session_id, str) and isinstance(args, dict)):
+        msg = "a request has an id, an op and a session_id"
+        raise ValueError(msg)
+    return number, op, session_id, args
+
+
+def _sendable(text: str) -> str:
+    """`text` without half surrogate pairs, which no UTF-8 can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _write(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
+    """Put a message on its way; silent when the other side is gone.
+
+    Raises:
+        TypeError: It can't be written as JSON.
+    """
+    line = orjson.dumps(message) + b"\n"
+    if not writer.is_closing():
+        writer.write(line)
+
+
+async def _drain(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):  # the reading side sees the same and cleans up
         await writer.drain()
 
 
 _OVER: Final = frozenset({SessionClosed.__name__, SessionTimedOut.__name__, SessionFailed.__name__})
 
 
+class OwnerSilent(ConnectionLost):
+    """The owner runs, as far as is known, but does not answer."""
+
+
 class _SessionOver(ConnectionLost):
     """The owner says that the session is over or ending; how it ended is told to every guest when it has."""
+
+
+def _silent(path: str, session_id: str, seconds: float) -> OwnerSilent:
+    return OwnerSilent(
+        f"{_owner(path)}, which owns session {session_id}, did not answer within {seconds:g} seconds: it is stopped or "
+        "stuck; let it go on (kill -CONT), or end it, and its browser with it"
+    )
 
 
 def _raise(error: Mapping[str, Any]) -> None:
@@ -177,30 +315,97 @@ def _raise(error: Mapping[str, Any]) -> None:
     raise BackendError(msg)
 
 
+def _result(answer: Mapping[str, Any], path: str, session_id: str) -> Any:  # noqa: ANN401 - JSON
+    """The result in an answer; raises the error in it, and BackendError where it holds neither."""
+    try:
+        if "error" in answer:
+            _raise(answer["error"])
+        return answer["result"]
+    except (KeyError, TypeError) as e:
+        msg = f"{_owner(path)}, which owns session {session_id}, gave an answer that can't be read"
+        raise BackendError(msg) from e
+
+
+async def _exchange(
+    path: str, op: str, session_id: str, args: Mapping[str, Any] | None, on_begun: Callable[[], None]
+) -> Any:  # noqa: ANN401 - JSON
+    lost = f"{_owner(path)}, which owns session {session_id}, "
+    try:
+        reader, writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
+    except OSError as e:
+        raise ConnectionLost(lost + "can't be reached: it has ended") from e
+    try:
+        _write(writer, {"id": 1, "op": op, "session_id": session_id, "args": args})
+        await _drain(writer)
+        while True:
+            line = await reader.readline()
+            if not line.endswith(b"\n"):
+                raise ConnectionLost(lost + f"ended while it was asked to {op}")
+            answer = orjson.loads(line)
+            if "begun" not in answer:
+                break
+            on_begun()
+        return _result(answer, path, session_id)
+    except OSError as e:
+        raise ConnectionLost(lost + f"broke off while it was asked to {op}") from e
+    except (ValueError, KeyError, TypeError) as e:
+        msg = lost + f"gave no answer that can be read when it was asked to {op}"
+        raise BackendError(msg) from e
+    finally:
+        writer.close()
+
+
 async def ask(path: str, op: str, session_id: str, args: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
-    """One request on a connection of its own.
+    """One request on a connection of its own, answered within `STATUS_BUDGET` seconds.
 
     Raises:
+        OwnerSilent: No answer came in time.
         ConnectionLost: Nobody listens there any more.
         BackendError: The owner answered with an error.
     """
     try:
-        reader, writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
-    except OSError as e:
-        msg = f"the process that owns session {session_id} does not answer: it has ended"
-        raise ConnectionLost(msg) from e
+        async with asyncio.timeout(STATUS_BUDGET):
+            return await _exchange(path, op, session_id, args, lambda: None)
+    except TimeoutError as e:
+        raise _silent(path, session_id, STATUS_BUDGET) from e
+
+
+async def stop(path: str, session_id: str, *, on_begun: Callable[[], None] = lambda: None) -> None:
+    """Ask the owner for a normal stop, and wait for its end.
+
+    Args:
+        path: The owner's socket.
+        session_id: The session.
+        on_begun: Called when the owner has begun to end the session; from then on nothing else can end it.
+
+    Raises:
+        OwnerSilent: It has not begun within `BEGIN_BUDGET` seconds.
+        ReleaseFailed: The owner could not release its backend, or took longer than `STOP_BUDGET` seconds.
+        ConnectionLost: Nobody listens there any more, or the owner ended meanwhile.
+    """
+    begun = False
+
+    def begins() -> None:
+        nonlocal begun
+        begun = True
+        timeout.reschedule(asyncio.get_running_loop().time() + STOP_BUDGET)
+        on_begun()
+
     try:
-        await _send(writer, {"id": 1, "op": op, "session_id": session_id, "args": args})
-        line = await reader.readline()
-    finally:
-        writer.close()
-    if not line:
-        msg = f"the process that owns session {session_id} ended while it was asked"
-        raise ConnectionLost(msg)
-    answer = orjson.loads(line)
-    if "error" in answer:
-        _raise(answer["error"])
-    return answer["result"]
+        async with asyncio.timeout(BEGIN_BUDGET) as timeout:
+            await _exchange(path, "stop", session_id, None, begins)
+    except TimeoutError as e:
+        if not begun:
+            raise _silent(path, session_id, BEGIN_BUDGET) from e
+        raise _unfinished_stop(path, session_id, STOP_BUDGET) from e
+
+
+def _unfinished_stop(path: str, session_id: str, seconds: float) -> ReleaseFailed:
+    return ReleaseFailed(
+        f"{_owner(path)}, which owns session {session_id}, has begun to stop it but has not finished within "
+        f"{seconds:g} seconds; look again with client.sessions.get(), or end that process",
+        session_id=session_id,
+    )
 
 
 class GuestBackend:
@@ -217,12 +422,16 @@ class GuestBackend:
         self._pump: asyncio.Task[None] | None = None
         self._over = False
         self._told = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+        self._begun = False
+        self._attempts = 0
 
     @classmethod
     async def connect(cls, path: str, session_id: str, adapter: str, host: Host) -> GuestBackend:
         """Connect to the owner and follow the session.
 
         Raises:
+            OwnerSilent: The owner does not answer.
             ConnectionLost: The owner has ended.
             StartFailed: The owner does not hold the session any more.
         """
@@ -230,11 +439,11 @@ class GuestBackend:
         try:
             reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
         except OSError as e:
-            msg = f"the process that owns session {session_id} does not answer: it has ended"
+            msg = f"{_owner(path)}, which owns session {session_id}, can't be reached: it has ended"
             raise ConnectionLost(msg) from e
         self._pump = asyncio.get_running_loop().create_task(self._read(reader))
         try:
-            status = await self._ask("watch")
+            status = await self._ask("watch", BEGIN_BUDGET)
             if status["status"] != State.ACTIVE:
                 msg = f"session {session_id} is {status['status']} at its owner"
                 raise StartFailed(msg, step="connect_backend", adapter=adapter)
@@ -263,9 +472,11 @@ class GuestBackend:
                     self._told.set()  # after it was posted: who waits for this finds the attachment ending
                 elif (waiting := self._waiting.pop(message["id"], None)) is not None and not waiting.done():
                     waiting.set_result(message)
-        except (ConnectionError, ValueError) as e:
+        except (OSError, ValueError, KeyError, TypeError) as e:  # it broke, or what came is no message
             lost = f"the connection to the owner of the session broke: {type(e).__name__}"
         finally:
+            if self._writer is not None:
+                self._writer.close()  # nobody reads answers any more, so nothing more is asked
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(ConnectionLost(lost))
@@ -275,23 +486,28 @@ class GuestBackend:
                 self._host.ended(BackendEnd(state=State.ERROR, reason=CloseReason.OWNER_DIED, detail=lost))
             self._told.set()
 
-    async def _ask(self, op: str, **args: Any) -> Any:  # noqa: ANN401 - JSON
+    async def _ask(self, op: str, seconds: float = ANSWER_BUDGET, **args: Any) -> Any:  # noqa: ANN401 - JSON
+        """One request on the connection that follows the session, answered within `seconds`."""
         if self._writer is None or self._writer.is_closing():
             msg = f"the connection to the owner of session {self._session_id} is closed"
             raise ConnectionLost(msg)
         number = next(self._ids)
         waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting
-        await _send(self._writer, {"id": number, "op": op, "session_id": self._session_id, "args": args})
         try:
-            answer = await waiting
+            async with asyncio.timeout(seconds):
+                _write(self._writer, {"id": number, "op": op, "session_id": self._session_id, "args": args})
+                await _drain(self._writer)
+                answer = await waiting
+                if "error" in answer and op != "watch" and answer["error"]["kind"] in _OVER:
+                    await self._told.wait()
+        except TimeoutError as e:
+            raise _silent(self._path, self._session_id, seconds) from e
         finally:
             self._waiting.pop(number, None)
-        if "error" in answer:
-            if op != "watch" and answer["error"]["kind"] in _OVER:
-                await self._told.wait()
-            _raise(answer["error"])
-        return answer["result"]
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # seen, where the connection broke before it was awaited
+        return _result(answer, self._path, self._session_id)
 
     @property
     def session_id(self) -> str:
@@ -305,7 +521,7 @@ class GuestBackend:
 
     async def status(self) -> dict[str, Any]:
         """The owner's status of the session, as JSON."""
-        result: dict[str, Any] = await self._ask("status")
+        result: dict[str, Any] = await self._ask("status", STATUS_BUDGET)
         return result
 
     async def extend(self, minutes: float) -> None:
@@ -348,12 +564,40 @@ class GuestBackend:
     async def release(self) -> None:
         """Ask the owner for a normal stop, and wait for it; nothing to do when the session is over.
 
+        One stop for all attempts: an attempt that is over before the owner is leaves the next one waiting for it.
+
         Raises:
-            ReleaseFailed: The owner could not release its backend.
+            ReleaseFailed: The owner could not release its backend, has not finished, or does not answer.
         """
+        rule = STEPS[Step.RELEASE_BACKEND]
+        self._attempts += 1
+        if self._stopping is None:
+            self._begun = False
+            self._stopping = asyncio.get_running_loop().create_task(
+                stop(self._path, self._session_id, on_begun=self._begins)
+            )
+        stopping = self._stopping
+        waited = rule.budget - 1.0  # this says why; the end of the step's budget would not
         try:
-            await ask(self._path, "stop", self._session_id)
+            await asyncio.wait({stopping}, timeout=waited)
+        finally:
+            if stopping.done() or self._attempts >= rule.attempts:
+                stopping.cancel()
+                self._stopping = None
+        if not stopping.done():
+            waited *= self._attempts
+            if self._begun:
+                raise _unfinished_stop(self._path, self._session_id, waited)
+            raise ReleaseFailed(str(_silent(self._path, self._session_id, waited)), session_id=self._session_id)
+        try:
+            stopping.result()
+        except OwnerSilent as e:
+            raise ReleaseFailed(str(e), session_id=self._session_id) from e
         except ConnectionLost:
             return  # the owner ended, and its browser with it
         except BackendError as e:
+            self._stopping = stopping  # the answer stands: asked again, the owner no more holds what it failed to release
             raise ReleaseFailed(str(e), session_id=self._session_id) from e
+
+    def _begins(self) -> None:
+        self._begun = True

@@ -26,6 +26,7 @@ from lifecycle.errors import (
     UsageError,
 )
 from lifecycle.flow import Flow
+from lifecycle.hooks import refuse_in_hook
 from lifecycle.journal import Journal
 from lifecycle.ports import BackendEnd, CdpPipe
 from lifecycle.states import CloseReason, Event, InFlight, State
@@ -46,6 +47,9 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _process_clock: Final = SystemClock()
+
+ENDING_GRACE: Final = 2.0
+"""Seconds of real time in which a process whose control socket is gone is seen to have ended."""
 
 
 class _Host:
@@ -86,9 +90,10 @@ class _Host:
 class ClientCore:
     """One client as the supervisor sees it: its adapter, store, clock, hooks and attachments."""
 
-    def __init__(self, sup: Supervisor, adapter: Adapter, clock: Clock | None) -> None:
+    def __init__(self, sup: Supervisor, adapter: Adapter, clock: Clock | None, *, owns_adapter: bool = False) -> None:
         self.supervisor = sup
         self.adapter = adapter
+        self._owns_adapter = owns_adapter
         self.clock: Clock = clock if clock is not None else _process_clock
         self.client: Callable[[], BaseClient | None] = lambda: None  # weak: a dropped client must be seen to be gone
         self.handles: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -110,6 +115,8 @@ class ClientCore:
 
     async def _open(self, store: str | Store | None) -> None:
         opened = await self.supervisor.open_store(store)
+        if "cdp" in self.adapter.capabilities:
+            self.supervisor.reserve_gateway()
         self._opened = opened
         self.deadlines = self.supervisor.deadlines(self.clock)
         journal = opened.journals.get(id(self.clock))
@@ -165,10 +172,13 @@ class ClientCore:
             att.troubles = []
         return troubles
 
-    async def close(self, cause: str = "caller", reason: CloseReason = CloseReason.MANUAL) -> list[Exception]:
+    async def close(
+        self, caller: Caller | None = None, *, cause: str = "caller", reason: CloseReason = CloseReason.MANUAL
+    ) -> list[Exception]:
         """Stop what is active, close the store and end the event streams. Idempotent."""
-        if self.closed:
-            return []
+        if caller is not None:
+            for att in self.active.values():
+                self._refuse_in_hook("client.close()", att, caller)
         self.closed = True
         async with self._life:  # an opening whose caller was struck may be under way
             if self._opened is None:
@@ -177,7 +187,7 @@ class ClientCore:
 
     async def close_quietly(self, cause: str, reason: CloseReason) -> None:
         """Close with nobody to tell."""
-        await self.close(cause, reason)
+        await self.close(cause=cause, reason=reason)
 
     async def _close(self, opened: OpenStore, cause: str, reason: CloseReason) -> list[Exception]:
         troubles = await self.end_all(cause, reason)
@@ -188,7 +198,17 @@ class ClientCore:
         self.subscribers.clear()
         self.supervisor.cores.discard(self)
         self._opened = None
+        for att in list(self._contexts.values()):  # who waits for the end of a session that never began
+            if att.state is State.NOT_STARTED and att.ended is not None:
+                att.ended.set()
+        if self._owns_adapter:
+            try:
+                await self.adapter.aclose()
+            except Exception as e:  # noqa: BLE001 - a foreign adapter may raise anything; the store is closed all the same
+                troubles.append(e)
         await self.supervisor.close_store(opened)
+        if (lost := self.journal.lost()) is not None and not any(isinstance(t, AuditError) for t in troubles):
+            troubles.append(lost)
         return troubles
 
     def check_open(self) -> None:
@@ -227,6 +247,8 @@ class ClientCore:
     ) -> None:
         """Stop or detach, and raise what went wrong in the teardown."""
         self._arrives(att, caller)
+        if caller is not None and event is not Event.DETACH:
+            self._refuse_in_hook("stop()", att, caller)
         reason = CloseReason.ABANDONED if cause == "abandoned" else None
         troubles = await self.flow.stop(att, caller, event=event, cause=cause, reason=reason)
         if troubles:
@@ -279,11 +301,15 @@ class ClientCore:
 
     async def status(self, att: Attachment) -> SessionStatus:
         """What is known of the attachment's session now."""
-        from lifecycle.control import GuestBackend  # noqa: PLC0415 - loaded with the first session
+        from lifecycle.control import GuestBackend, OwnerSilent  # noqa: PLC0415 - loaded with the first session
 
         if isinstance(att.backend, GuestBackend) and att.state is State.ACTIVE:
             try:
                 return SessionStatus.from_json(await att.backend.status())
+            except OwnerSilent:  # what it wrote last is all there is
+                row = await self.row(att.backend.session_id)
+                if row is not None:
+                    return await self._as_it_stands(row)
             except ConnectionLost:  # it is over, and this attachment follows
                 if att.ended is not None:
                     await att.ended.wait()
@@ -303,11 +329,24 @@ class ClientCore:
         if not att.guest:
             await self.flow.extended(att, caller, minutes)
 
-    async def wait_ended(self, att: Attachment) -> SessionStatus:
+    def _refuse_in_hook(self, what: str, att: Attachment, caller: Caller) -> None:
+        """Raise UsageError in a hook of the attachment, or of the owner of its session, which it would wait for."""
+        refuse_in_hook(what, att.attachment_id, caller.context)
+        owner = self.supervisor.owned.get(att.session_id or "")
+        if owner is not None:
+            refuse_in_hook(what, owner[1].attachment_id, caller.context)
+
+    async def wait_ended(self, att: Attachment, caller: Caller) -> SessionStatus:
         """Wait until the attachment is over."""
+        self._refuse_in_hook("wait_ended()", att, caller)
+        self._arrives(att, caller)
+        if att.state is State.NOT_STARTED:
+            self.check_open()
         if not att.state.terminal or att.in_flight is not InFlight.NOTHING:
             att.ended = att.ended or asyncio.Event()
             await att.ended.wait()
+            if att.state is State.NOT_STARTED:
+                self.check_open()
         await self.journal.flushed()  # nothing is told before it is durable
         return att.status()
 
@@ -370,14 +409,22 @@ class ClientCore:
         if session_id not in self.supervisor.owned and row.state is State.ACTIVE and row.control is not None:
             from lifecycle.control import ask  # noqa: PLC0415 - only sessions of other processes need it
 
-            with contextlib.suppress(ConnectionLost):  # it is over, or its owner is: the row is all there is
+            # It is over, or its owner is, or is stuck: the row is all there is.
+            with contextlib.suppress(ConnectionLost):
                 return SessionStatus.from_json(await ask(row.control, "status", session_id))
             row = await self.row(session_id) or row
         return await self._as_it_stands(row)
 
-    async def stop_session(self, session_id: str) -> SessionStatus:
-        """Stop a session by id, wherever its owner is. Idempotent."""
+    async def stop_session(self, session_id: str, caller: Caller) -> SessionStatus:
+        """Stop a session by id, wherever its owner is. Idempotent.
+
+        Raises:
+            ConfigError: There is none with this id in the store.
+            ReleaseFailed: It is not over: its owner does not answer, can't be reached, or could not release it.
+        """
         found = self.supervisor.owned.get(session_id)
+        if found is not None:
+            self._refuse_in_hook("sessions.stop()", found[1], caller)
         if found is not None and found[0]._opened is self._opened:  # noqa: SLF001 - of a client on the same store
             core, att = found
             await core.flow.stop(att, None, cause="sessions.stop", reason=CloseReason.MANUAL)
@@ -385,16 +432,43 @@ class ClientCore:
                 if isinstance(trouble, ReleaseFailed):
                     raise trouble
             return att.status()
-        status = await self.get_session(session_id)
+        await self.journal.flushed()
+        row = await self.row(session_id)
+        if row is None:
+            raise unknown_session(session_id)
+        status = await self._as_it_stands(row)
         if status.status.terminal:
             return status
-        row = await self.row(session_id)
-        if row is not None and row.control is not None:
-            from lifecycle.control import ask  # noqa: PLC0415
+        if row.control is not None:
+            from lifecycle.control import OwnerSilent, stop  # noqa: PLC0415 - only sessions of other processes need it
 
-            with contextlib.suppress(ConnectionLost):  # its owner has ended meanwhile, and the session with it
-                await ask(row.control, "stop", session_id)
-        return await self.get_session(session_id)
+            try:
+                await stop(row.control, session_id)
+            except OwnerSilent as e:
+                raise ReleaseFailed(str(e), session_id=session_id) from e
+            except ConnectionLost:  # its owner ends, and the session with it
+                status = await self._when_owner_is_gone(session_id)
+            else:
+                status = await self.get_session(session_id)
+        if status.status.terminal:
+            return status
+        msg = (
+            f"session {session_id} is still {status.status} and could not be stopped: its owner, process "
+            f"{row.owner_pid} on host {row.host}, could not be asked from here; stop it there, or end that process"
+        )
+        raise ReleaseFailed(msg, session_id=session_id)
+
+    async def _when_owner_is_gone(self, session_id: str) -> SessionStatus:
+        """The status after the owner broke off: the system closes its sockets a little before it has ended."""
+        until = asyncio.get_running_loop().time() + ENDING_GRACE
+        while True:
+            row = await self.row(session_id)
+            if row is None:
+                raise unknown_session(session_id)
+            status = await self._as_it_stands(row)
+            if status.status.terminal or asyncio.get_running_loop().time() > until:
+                return status
+            await asyncio.sleep(0.02)
 
     # --- what the flow asks for ---------------------------------------------------------------------------------
 
@@ -427,12 +501,14 @@ class ClientCore:
         def run() -> None:
             try:
                 att.context.copy().run(call)
+            except StopIteration as e:
+                raise HookStruck(e) from e
             except Exception:
                 raise
             except BaseException as e:
                 raise HookStruck(e) from e
 
-        await self.run_blocking(run)
+        await self.supervisor.run_hook(run)
 
     async def run_blocking(self, func: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 - as the function takes
         """Run `func` on a worker."""
@@ -475,6 +551,10 @@ class ClientCore:
         """Start a task that nobody waits for."""
         self.supervisor.fire(coro, name)
 
+    def warn(self, att: Attachment, event: str, **fields: object) -> None:
+        """Log an event on the attachment, in its caller's context; one with an `error` is a warning."""
+        self.supervisor.log_event(event, att.context, **fields)
+
     def opened(self, att: Attachment) -> None:
         """The attachment became active."""
         if not att.guest and att.session_id is not None:
@@ -483,6 +563,7 @@ class ClientCore:
     def over(self, att: Attachment) -> None:
         """The attachment reached a terminal state."""
         self.active.pop(att.attachment_id, None)
+        self.deadlines.ended()
         # Not left to the handle's own end, in the caller's thread: a Ctrl-C in a weakref callback is swallowed.
         self.handles.pop(att.attachment_id, None)
         if (client := self.client()) is not None:

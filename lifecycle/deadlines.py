@@ -17,6 +17,10 @@ _SLACK = 1e-4
 """Seconds by which a timer may fire early and still count as due."""
 
 
+_FEW = 64
+"""About so many entries may be held without use, beside as many as are of use."""
+
+
 class Entry(Protocol):
     """Something with a deadline."""
 
@@ -36,6 +40,7 @@ class Deadlines:
         self._count = itertools.count()
         self._timer: Timer | None = None
         self._timer_at = 0.0
+        self._ended = 0
 
     def watch(self, entry: Entry) -> None:
         """Watch `entry` until its `due_at` is None. Call again when its deadline came nearer."""
@@ -44,6 +49,14 @@ class Deadlines:
             return
         heapq.heappush(self._heap, (due, next(self._count), entry))
         self._arm()
+
+    def ended(self) -> None:
+        """A session ended. Its entries are let go before long, even if its deadline was a week away."""
+        self._ended += 1
+        if self._ended * 4 > len(self._heap) + _FEW:
+            self._heap = [item for item in self._heap if item[2].due_at() is not None]
+            heapq.heapify(self._heap)
+            self._ended = 0
 
     def _arm(self) -> None:
         if not self._heap:

@@ -17,12 +17,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
+from lifecycle import logs
 from lifecycle.attachment import Attachment, Owner
 from lifecycle.callers import AsyncCaller, Caller, SyncCaller
 from lifecycle.deadlines import Deadlines
 from lifecycle.errors import ReleaseFailed, SessionClosed, UsageError
 from lifecycle.identity import boot_id, host_name, process_started
-from lifecycle.loops import LoopThread, SerialWorker
+from lifecycle.loops import LoopThread, SerialWorker, Workers
 from lifecycle.ports import BackendEnd
 from lifecycle.states import CloseReason, State
 from lifecycle.stores import open_store
@@ -74,24 +75,29 @@ class Supervisor:
         self.exiting = False
         self.log_errors = 0
         self._logs: SerialWorker | None = None
+        self._hooks: Workers | None = None
         self._deadlines: dict[int, tuple[Clock, Deadlines]] = {}
         self._stores: dict[str, OpenStore] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._gateway: GatewayThread | None = None
+        self._gateway_thread: LoopThread | None = None
         self._control: ControlServer | None = None
         self._control_starting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start its threads; they live as long as the process."""
         self._logs = SerialWorker("lifecycle-log")
+        logs.use_worker(self._logs.submit)
+        self._hooks = Workers(*(f"lifecycle-supervisor-hook-{n}" for n in range(WORKERS)))
         self.thread.start()
         atexit.register(self._at_exit)
 
     def discard(self) -> None:
         """End its threads; for one that nobody uses, and whose start may not have got through."""
         atexit.unregister(self._at_exit)
-        if self._logs is not None:
-            self._logs.stop()
+        for workers in (self._logs, self._hooks):
+            if workers is not None:
+                workers.stop()
         self.thread.discard()
 
     # --- the boundary -------------------------------------------------------------------------------------------
@@ -155,6 +161,24 @@ class Supervisor:
         """Run `func` on one of the workers."""
         return await self.thread.loop.run_in_executor(None, func, *args)
 
+    async def run_hook(self, call: Callable[[], None]) -> None:
+        """Run a hook on a thread for hooks, so that those that hang keep no cookie file waiting.
+
+        One that is given up before its turn comes does not run any more.
+        """
+        assert self._hooks is not None  # noqa: S101 - started with the supervisor
+        given_up = False
+
+        def unless_given_up() -> None:
+            if not given_up:
+                call()
+
+        try:
+            await self._hooks.run(unless_given_up)
+        except asyncio.CancelledError:
+            given_up = True
+            raise
+
     # --- what sessions share ------------------------------------------------------------------------------------
 
     def deadlines(self, clock: Clock) -> Deadlines:
@@ -164,12 +188,19 @@ class Supervisor:
             found = self._deadlines[id(clock)] = (clock, Deadlines(clock))
         return found[1]
 
+    def reserve_gateway(self) -> None:
+        """Start the gateway's thread: on Python 3.12 none can be started once main has ended, when sessions still may."""
+        if self._gateway_thread is None:
+            self._gateway_thread = LoopThread("lifecycle-gateway")
+            self._gateway_thread.start()
+
     def gateway(self) -> GatewayThread:
-        """The gateway thread, started when it is first needed."""
+        """The gateway, made when it is first needed."""
         if self._gateway is None:
             from lifecycle.gateway import GatewayThread  # noqa: PLC0415 - sessions without CDP never pay for it
 
-            self._gateway = GatewayThread()
+            self.reserve_gateway()
+            self._gateway = GatewayThread(self._gateway_thread)
             self._gateway.start()
         return self._gateway
 
@@ -189,7 +220,7 @@ class Supervisor:
                 server = ControlServer(self._answer_guest)
                 try:
                     await server.start()
-                except OSError as e:  # no place for a socket: sessions work, guests of other processes do not
+                except Exception as e:  # noqa: BLE001 - without a socket sessions work, guests do not
                     self.log_event("lifecycle.control_unavailable", error=type(e).__name__)
                 else:
                     self._control = server
@@ -333,6 +364,8 @@ class Supervisor:
         self.thread.abandon_in_child()
         if self._gateway is not None:
             self._gateway.abandon_in_child()
+        elif self._gateway_thread is not None:
+            self._gateway_thread.abandon_in_child()
         for opened in self._stores.values():
             abandon = getattr(opened.store, "abandon_in_child", None)
             if abandon is not None:
@@ -361,6 +394,7 @@ def supervisor() -> Supervisor:
 
 
 def _after_fork() -> None:
+    logs.use_worker(None)  # the parent's worker does not exist here
     for pid in [p for p in _supervisors if p != os.getpid()]:
         inherited = _supervisors.pop(pid)
         inherited.abandon_in_child()

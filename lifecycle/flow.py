@@ -8,7 +8,9 @@ order in which they arrive. Starting fails closed, ending fails open.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -28,7 +30,7 @@ from lifecycle.errors import (
 )
 from lifecycle.hooks import Transition
 from lifecycle.machine import allowed, commit, decide, fail_edge, failed_guard
-from lifecycle.states import STEPS, CloseReason, Event, InFlight, Outcome, Policy, State
+from lifecycle.states import STEPS, CloseReason, Event, InFlight, Outcome, Policy, State, Step
 from lifecycle.steps import FlowCaller, FlowHost, Steps, StepTimeout, within
 
 if TYPE_CHECKING:
@@ -105,6 +107,8 @@ class Flow:
         if decision.outcome is Outcome.REJECTED:
             raise self._refuse(att, event, decision, caller)
         if decision.outcome is Outcome.EDGE and decision.edge is not None:
+            if event is Event.EXPIRE and cause == "deadline" and (due := att.deadline()) is not None:
+                att.due, reason = due, due.reason
             if reason is None:
                 reason = {Event.STOP: CloseReason.MANUAL, Event.DETACH: CloseReason.DETACHED}.get(
                     event, CloseReason.BACKEND
@@ -113,6 +117,9 @@ class Flow:
         else:
             kind = RecordKind.JOINED if decision.outcome is Outcome.JOINS else RecordKind.IGNORED
             self._note(att, kind, decision, caller=caller, event=event, cause=cause, reason=reason, error=error)
+            if event is Event.EXPIRE and att.state is State.ACTIVE and att.in_flight is InFlight.NOTHING:
+                # Used between its timer and this decision: a deadline that was asked is not watched any more.
+                self._host.deadlines.watch(DeadlineEntry(self, att))
         if decision.outcome is not Outcome.IGNORED and att.ended is not None:
             await att.ended.wait()
         if event in (Event.STOP, Event.DETACH) and caller is not None:
@@ -136,14 +143,14 @@ class Flow:
         """
         decision = decide(att.state, Event.OPERATE, att.facts())
         if decision.outcome is not Outcome.EDGE or att.backend is None:
-            late = att.state is State.ACTIVE and att.in_flight is InFlight.NOTHING
-            if late:  # the deadline passed, but its timer has not had its turn yet
-                self.expire(att)
             refusal = self._refuse(att, Event.OPERATE, decision, caller)
-            if late and att.ended is not None:
-                await att.ended.wait()
+            if att.state is not State.ACTIVE or att.in_flight is not InFlight.NOTHING:
+                raise refusal
+            # The deadline passed, but its timer has not had its turn yet.
+            await self.stop(att, None, event=Event.EXPIRE, cause="deadline")
+            if att.state.terminal:
                 raise att.ended_error()
-            raise refusal
+            return await self.operate(att, caller, work)  # used in this very moment, so it goes on
         att.counts["operations"] = att.counts.get("operations", 0) + 1
         att.busy += 1
         try:
@@ -166,8 +173,18 @@ class Flow:
         decision = decide(att.state, Event.OPERATE, att.facts())
         if decision.edge is None:
             raise self._refuse(att, Event.OPERATE, decision, caller)
-        att.max_minutes += minutes
-        await self._record(att, RecordKind.EXTENDED, decision, event=Event.OPERATE, caller=caller, row=True)
+        att.max_minutes += minutes  # before the write, whose row holds it
+        try:
+            await self._record(att, RecordKind.EXTENDED, decision, event=Event.OPERATE, caller=caller, row=True)
+        except StoreError as e:
+            att.max_minutes -= minutes
+            # A store that takes its writes later on takes the extension too, and after it that it does not hold.
+            self._note(
+                att, RecordKind.REJECTED, decision, event=Event.OPERATE, caller=caller, error=e, dest=att.state,
+                row=not att.state.terminal,
+            )  # fmt: skip
+            self._host.deadlines.watch(DeadlineEntry(self, att))  # it came nearer again
+            raise
 
     def backend_ended(self, att: Attachment, end: BackendEnd) -> None:
         """The backend ended by itself: an event on its own, or the failure of the step in flight."""
@@ -185,14 +202,10 @@ class Flow:
 
     def expire(self, att: Attachment) -> None:
         """A deadline passed."""
-        due = att.deadline()
-        if due is None:
-            return
-        att.due = due
-        self._host.fire(self._quietly(att, Event.EXPIRE, "deadline", due.reason, None), f"expire {att.attachment_id}")
+        self._host.fire(self._quietly(att, Event.EXPIRE, "deadline", None, None), f"expire {att.attachment_id}")
 
     async def _quietly(
-        self, att: Attachment, event: Event, cause: str, reason: CloseReason, error: BaseException | None
+        self, att: Attachment, event: Event, cause: str, reason: CloseReason | None, error: BaseException | None
     ) -> None:
         await self.stop(att, None, event=event, cause=cause, reason=reason, error=error)
 
@@ -216,6 +229,7 @@ class Flow:
         released: bool = False,
     ) -> asyncio.Future[None]:
         """Number a record, queue it, and return the future of its durability."""
+        kept = self._host.row_of(att, released=released) if row else None  # before a number is taken: it may raise
         att.seq += 1
         takes = decision.edge is not None
         record = self._host.journal.record(
@@ -237,11 +251,24 @@ class Flow:
             thread=caller.name if caller is not None else "supervisor",
             labels=dict(att.options.labels),
         )
-        return self._host.journal.append(record, row=self._host.row_of(att, released=released) if row else None)
+        durable = self._host.journal.append(record, row=kept)
+        # The attachment lives until the record is durable, and published in its context.
+        durable.add_done_callback(lambda _, _held=att: None)  # type: ignore[misc]
+        return durable
 
     def _note(self, att: Attachment, kind: RecordKind, decision: Decision, **fields: Any) -> None:  # noqa: ANN401
         """Queue a record whose durability nobody waits for; the fields are those of `_record`."""
         self._record(att, kind, decision, **fields).add_done_callback(lambda _: None)
+
+    def _note_after(
+        self, att: Attachment, edge: Edge, decision: Decision, caller: FlowCaller | None, after: list[StepResult]
+    ) -> None:
+        """Queue the record of the hooks that ran after the commit, where there were any."""
+        if after:
+            self._note(
+                att, RecordKind.HOOKS, decision, event=edge.event, caller=caller, steps=after,
+                source=edge.source, dest=edge.dest,
+            )  # fmt: skip
 
     def _refuse(self, att: Attachment, event: Event, decision: Decision, caller: FlowCaller | None) -> LifecycleError:
         """Record a rejected event and make the error that tells the caller."""
@@ -301,6 +328,7 @@ class Flow:
         if att.in_flight is InFlight.ENDING:
             self._note(att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, steps=steps)
             return
+        self._steps.warn_of_cookies(att)
         commit(att.standing, edge)
         att.in_flight = InFlight.NOTHING
         att.used()
@@ -313,7 +341,10 @@ class Flow:
         after: list[StepResult] = []
         try:
             await asyncio.shield(durable)
-            await self._steps.run_hooks(att, "after", transition, caller, after, stop_at_error=True)
+            try:
+                await self._steps.run_hooks(att, "after", transition, caller, after, stop_at_error=True)
+            finally:
+                self._note_after(att, edge, decision, caller, after)
         except asyncio.CancelledError:
             raise
         except Exception as e:  # noqa: BLE001 - the start is reported as failed, so nothing may stay open
@@ -354,8 +385,6 @@ class Flow:
         assert edge is not None  # noqa: S101 - the caller looked at the outcome
         if att.ended is None:
             att.ended = asyncio.Event()
-        if edge.event is Event.EXPIRE and att.due is None and cause == "deadline":
-            att.due = att.deadline()
         intent = self._record(
             att, RecordKind.INTENT, decision, event=edge.event, caller=caller, cause=cause, reason=reason, error=error
         )
@@ -384,14 +413,52 @@ class Flow:
             await self._carry_out_ending(att, edge, decision, intent, transition, caller)
         except Exception as e:  # noqa: BLE001 - a fault of ours; nobody may wait for ever because of it
             att.troubles.append(e)
+            if att.in_flight is InFlight.ENDING:  # else the end is on record, and the fault came after it
+                await self._break_off(att, edge, decision, transition, caller, e)
         finally:
             if not att.state.terminal:
                 commit(att.standing, fail_edge(edge.source))
-                att.ending_dest, att.in_flight = att.state, InFlight.NOTHING
+            att.ending_dest, att.in_flight = att.state, InFlight.NOTHING
+            att.closed_at = att.closed_at or self._host.clock.utcnow()
+            att.let_go()
             att.outcome = tuple(_copy(trouble) for trouble in att.troubles)
             self._host.over(att)
             if att.ended is not None:
                 att.ended.set()
+
+    async def _break_off(
+        self,
+        att: Attachment,
+        edge: Edge,
+        decision: Decision,
+        transition: Transition,
+        caller: FlowCaller | None,
+        error: Exception,
+    ) -> None:
+        """End an attachment whose ending met a fault of ours: release it, and put its end on record, as an error."""
+        steps: list[StepResult] = []
+        released = False
+        try:
+            if Step.RELEASE_BACKEND in edge.steps:
+                released = await self._steps.release_once(att, steps)
+            att.error = error
+            failed = fail_edge(edge.source)
+            if not att.state.terminal:
+                commit(att.standing, failed)
+            att.ending_dest = att.state
+            att.closed_at = self._host.clock.utcnow()
+            att.ended_at = self._host.clock.monotonic()
+            durable = self._record(
+                att, RecordKind.COMMIT, decision, event=failed.event if att.state is failed.dest else edge.event,
+                caller=caller, cause=transition.cause, reason=att.close_reason, error=error, steps=steps,
+                source=edge.source, dest=att.state, row=att.opening is not None, released=released,
+            )  # fmt: skip
+            with contextlib.suppress(StoreError):  # the record is in the journal's rescue file
+                await asyncio.shield(durable)
+            if released:
+                att.backend = None
+        except Exception as e:  # noqa: BLE001 - the fault strikes here too; the attachment is over all the same
+            error.add_note(f"its end could not be put on record: {type(e).__name__}")
 
     async def _carry_out_ending(
         self,
@@ -437,7 +504,7 @@ class Flow:
         durable = self._record(
             att, RecordKind.COMMIT, decision, event=dest_edge.event, caller=caller, cause=transition.cause,
             reason=att.close_reason, error=att.error, steps=steps, source=edge.source, dest=dest_edge.dest,
-            row=att.opening is not None, released=released,
+            row=att.opening is not None, released=released and not att.acquiring,
         )  # fmt: skip
         att.in_flight = InFlight.NOTHING
         try:
@@ -447,6 +514,7 @@ class Flow:
                 att.troubles.append(e)
         after: list[StepResult] = []
         await self._steps.run_hooks(att, "after", transition, caller, after)
+        self._note_after(att, edge, decision, caller, after)
         if released:
             att.backend = None
 
@@ -459,25 +527,31 @@ class Flow:
 
 
 class DeadlineEntry:
-    """An attachment as its timer sees it."""
+    """An attachment as its timer sees it.
+
+    It does not keep the attachment alive: its client does while it is active, and a deadline may be a week away.
+    """
 
     __slots__ = ("_att", "_flow", "_was")
 
     def __init__(self, flow: Flow, att: Attachment) -> None:
         self._flow = flow
-        self._att = att
+        self._att = weakref.ref(att)
         self._was = att.in_flight
 
     def due_at(self) -> float | None:
         """When the attachment is due, as long as it is in the phase that this entry was made for."""
-        if self._att.in_flight is not self._was:
+        att = self._att()
+        if att is None or att.in_flight is not self._was:
             return None
-        due = self._att.deadline()
+        due = att.deadline()
         return due.at if due is not None else None
 
     def on_due(self) -> None:
         """Take the `expire` edge."""
-        self._flow.expire(self._att)
+        att = self._att()
+        if att is not None:
+            self._flow.expire(att)
 
 
 def _done(intent: asyncio.Future[None]) -> asyncio.Future[None]:
@@ -513,7 +587,7 @@ def _as_start_error(att: Attachment, error: Exception, steps: list[StepResult]) 
         return error
     step = steps[-1].step if steps else "intent"
     wrapped = StartFailed(
-        f"{step} failed on the {att.adapter.name!r} adapter: {type(error).__name__}: {error}",
+        f"{step} failed on the {att.adapter.name!r} adapter: {type(error).__name__}",  # its text may hold secrets
         step=step,
         adapter=att.adapter.name,
     )

@@ -6,9 +6,11 @@ caller takes, hooks run in that caller's thread or loop, so they may use its pag
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,7 +18,7 @@ from lifecycle.config import nearest
 from lifecycle.errors import ConfigError, UsageError
 from lifecycle.states import CloseReason, Event, State
 
-__all__ = ["Hook", "Transition", "inside_hook_of", "make_hooks"]
+__all__ = ["Hook", "Transition", "inside_hook_of", "make_hooks", "refuse_in_hook"]
 
 When = Literal["before", "after"]
 OnError = Literal["raise", "log"]
@@ -28,9 +30,31 @@ DEFAULT_BUDGET: Final = 10.0
 EDGE_EVENTS: Final = tuple(e for e in Event if e is not Event.OPERATE)
 _OPENING: Final = (Event.START, Event.ATTACH)
 
-_running: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
-    "lifecycle_hooks_running", default=frozenset()
-)
+
+
+class _Mark:
+    """A hook that runs. Contexts are copied (by tasks that a hook starts, say) and so outlive it: the mark says so."""
+
+    __slots__ = ("attachment_id", "runs")
+
+    def __init__(self, attachment_id: str) -> None:
+        self.attachment_id = attachment_id
+        self.runs = True
+
+
+_running: contextvars.ContextVar[tuple[_Mark, ...]] = contextvars.ContextVar("lifecycle_hooks_running", default=())
+
+
+@contextlib.contextmanager
+def _marked(attachment_id: str) -> Iterator[None]:
+    mark = _Mark(attachment_id)
+    token = _running.set((*(m for m in _running.get() if m.runs), mark))
+    try:
+        yield
+    finally:
+        mark.runs = False
+        _running.reset(token)
+
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,26 +94,33 @@ class Hook:
 
     def call(self, attachment_id: str, session: object, transition: Transition) -> object:
         """Call it, or begin it when it is a coroutine function, in a context that knows it is a hook."""
-        token = _running.set(_running.get() | {attachment_id})
-        try:
+        with _marked(attachment_id):
             return self.func(*(session, transition)[: self.arity])
-        finally:
-            _running.reset(token)
 
     async def call_async(self, attachment_id: str, session: object, transition: Transition) -> None:
         """Call it and await what it returns."""
-        token = _running.set(_running.get() | {attachment_id})
-        try:
+        with _marked(attachment_id):
             result = self.func(*(session, transition)[: self.arity])
             if inspect.isawaitable(result):
                 await result
-        finally:
-            _running.reset(token)
 
 
-def inside_hook_of(attachment_id: str) -> bool:
-    """True in a hook of this attachment: an edge of its own would wait for itself."""
-    return attachment_id in _running.get()
+def inside_hook_of(attachment_id: str, context: contextvars.Context | None = None) -> bool:
+    """True in a hook of this attachment, where an edge of its own would wait for itself.
+
+    Args:
+        attachment_id: The attachment.
+        context: Where to look; by default here.
+    """
+    marks = _running.get() if context is None else context.get(_running, ())
+    return any(mark.runs and mark.attachment_id == attachment_id for mark in marks)
+
+
+def refuse_in_hook(what: str, attachment_id: str, context: contextvars.Context | None = None) -> None:
+    """Raise UsageError in a hook of this attachment."""
+    if inside_hook_of(attachment_id, context):
+        msg = f"{what} in a hook of the same session would wait for the edge that waits for the hook"
+        raise UsageError(msg)
 
 
 def make_hooks(
@@ -117,8 +148,11 @@ def make_hooks(
     if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 3600:
         raise ConfigError(option="budget", value=budget, allowed="seconds above 0, at most 3600")
     arity = _arity(func, name)
-    call = func if inspect.isroutine(func) else getattr(func, "__call__", func)  # noqa: B004 - a callable object
-    is_async = inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(call)
+    bare: object = func
+    while isinstance(bare, functools.partial):
+        bare = bare.func
+    call = getattr(bare, "__call__", bare)  # noqa: B004 - a callable object
+    is_async = inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(call)
     if is_async and not allow_async:
         msg = f"hook {name} is a coroutine function, which a Client can't await; use a plain function or an AsyncClient"
         raise UsageError(msg)

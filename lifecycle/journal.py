@@ -106,7 +106,9 @@ class Journal:
         return done
 
     async def close(self) -> None:
-        """Write what is queued, and nothing from now on."""
+        """Write what is queued, try once more what the store refused, and write nothing from now on."""
+        if self._stuck:
+            self.append().add_done_callback(_seen)
         self._closed = True
         await self.flushed()
 
@@ -115,10 +117,14 @@ class Journal:
         while self._flusher is not None and not self._flusher.done():
             await asyncio.wait({self._flusher})
 
-    @property
-    def stuck(self) -> int:
-        """How many records the store has not taken yet."""
-        return sum(len(p.records) for p in self._stuck)
+    def lost(self) -> StoreError | None:
+        """An error that says where the records are that the store never took; None when it took all."""
+        count = sum(len(p.records) for p in self._stuck)
+        if not count:
+            return None
+        where = f"they are kept in {self._rescue}" if self._rescue else "no rescue file could be written either"
+        rescue = str(self._rescue) if self._rescue else None
+        return StoreError(f"{count} record(s) could not be written; {where}", store=self.store.url, rescue_path=rescue)
 
     async def _flush(self) -> None:
         while self._queue:
@@ -132,7 +138,7 @@ class Journal:
             except StoreError as e:
                 error = e
             except Exception as e:  # noqa: BLE001 - a foreign store may raise anything; it must not end this task
-                error = StoreError(f"the store raised {type(e).__name__}: {e}", store=self.store.url)
+                error = StoreError(f"the store raised {type(e).__name__}", store=self.store.url)
                 error.__cause__ = e
             if error is None:
                 self._stuck = []

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from lifecycle.errors import UsageError
+from lifecycle.logs import report_unhandled
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -78,25 +79,36 @@ class _Loop(asyncio.SelectorEventLoop):
         return _queue_job(self, self.jobs, func, *args)
 
 
-class SerialWorker:
-    """One named daemon thread that runs jobs one after the other, for a resource that wants no concurrency."""
+class Workers:
+    """Named daemon threads that share the jobs they are given."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, *names: str) -> None:
         self._jobs: Jobs = queue.SimpleQueue()
-        self._thread = threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True) for name in names
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, func: Callable[[*Ts], object], *args: *Ts) -> None:
         """Queue `func(*args)`; it must not raise."""
         self._jobs.put(lambda: (func(*args), None)[1])
 
     async def run(self, func: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Run `func(*args)` on the worker and await its result on the running loop."""
+        """Run `func(*args)` on a thread of theirs and await its result on the running loop."""
         return await _queue_job(asyncio.get_running_loop(), self._jobs, func, *args)
 
     def stop(self) -> None:
-        """End the thread after what is queued."""
-        self._jobs.put(None)
+        """End the threads after what is queued."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+
+class SerialWorker(Workers):
+    """One named daemon thread that runs jobs one after the other, for a resource that wants no concurrency."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
 
 
 class LoopThread:
@@ -112,6 +124,7 @@ class LoopThread:
         self.pid = os.getpid()
         self._selector = selectors.DefaultSelector()
         self.loop = _Loop(self._selector)
+        self.loop.set_exception_handler(report_unhandled)
         self._stopping: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._workers = [

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.errors import UsageError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from lifecycle.loops import LoopThread
 
-__all__ = ["AsyncPageSlot", "PageSlot", "hold_driver", "release_driver"]
+__all__ = ["AsyncPageSlot", "PageSlot", "hold_driver", "release_driver", "tidy_driver"]
 
 
 class _ThreadDriver:
@@ -34,7 +35,9 @@ class _ThreadDriver:
     def __init__(self, worker: LoopThread) -> None:
         self.ident = threading.get_ident()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()  # a user that is dropped uses nothing any more
+        self.slots: weakref.WeakSet[PageSlot] = weakref.WeakSet()
         self.playwright: sync_api.Playwright | None = None
+        self._home: object = None
         self._worker = worker
         self._pid: int | None = None
 
@@ -53,17 +56,36 @@ class _ThreadDriver:
             try:
                 started: sync_api.Playwright = self._manager.start()
             except BaseException:
-                self.stop()
+                with contextlib.suppress(Exception):  # half of it may be there; what struck is what is raised
+                    self.stop()
                 raise
             self.playwright = started
+            self._home = _greenlet()
             transport = getattr(getattr(self._manager, "_client", None), "_transport", None)
             self._pid = getattr(getattr(transport, "_proc", None), "pid", None)
             return started
         return self.playwright
 
+    def callable_here(self) -> bool:
+        """True in the thread that it was started in, outside of its own event loop.
+
+        A signal handler or an event listener that strikes in a page call runs inside that loop, where a further call
+        would wait for itself.
+        """
+        return threading.get_ident() == self.ident and (self.playwright is None or _greenlet() is self._home)
+
     def drop(self, user: object) -> None:
-        """`user` needs it no more; the last one stops it."""
+        """`user` needs it no more."""
         self.users.discard(user)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Close the pages of sessions that ended where nobody could close them; with no user left, stop."""
+        if not self.callable_here():
+            return
+        for slot in list(self.slots):
+            if slot.over():
+                slot.disconnect()
         if not self.users:
             self.stop()
 
@@ -79,14 +101,20 @@ class _ThreadDriver:
         manager, self._manager = self._manager, None
         if manager is None:
             return
-        warnings.warn(
+        _orphans.append(manager)  # its loop can't run any more; finalizing it would only complain
+        if self._pid is not None:
+            manager._client._transport._output.transport.get_extra_info("pipe").close()  # noqa: SLF001 - no public way
+            if not _ASYNCIO_REAPS and self._worker.alive:
+                self._worker.loop.jobs.put(lambda pid=self._pid: _reap(pid))  # type: ignore[misc]
+        warnings.warn(  # at the end: where warnings are errors, nothing after it is done
             "a thread ended with Playwright pages open; stop its sessions first", ResourceWarning, stacklevel=2
         )
-        pipe = manager._client._transport._output.transport.get_extra_info("pipe")  # noqa: SLF001 - no public way
-        pipe.close()
-        _orphans.append(manager)  # its loop can't run any more; finalizing it would only complain
-        if self._pid is not None and self._worker.alive:
-            self._worker.loop.jobs.put(lambda pid=self._pid: _reap(pid))  # type: ignore[misc]
+
+
+def _greenlet() -> object:
+    import greenlet  # noqa: PLC0415 - loaded with Playwright already
+
+    return greenlet.getcurrent()
 
 
 def _inside_a_loop() -> bool:
@@ -98,6 +126,12 @@ def _inside_a_loop() -> bool:
 
 
 _orphans: list[object] = []
+
+_ASYNCIO_REAPS: Final = sys.version_info < (3, 12) or not hasattr(os, "pidfd_open")
+"""True where asyncio waits for a child on a thread, which goes on without the loop; it complains of any other waiter.
+
+Source: `ThreadedChildWatcher` and `PidfdChildWatcher` in asyncio/unix_events.py.
+"""
 
 
 def _reap(pid: int) -> None:
@@ -129,26 +163,42 @@ def release_driver(user: object) -> None:
         _local.driver.drop(user)
 
 
+def tidy_driver() -> None:
+    """Close the pages of this thread whose sessions are over; without any left, its driver stops."""
+    if _local.driver is not None:
+        _local.driver.tidy()
+
+
 class PageSlot:
     """The sync page of one session.
 
     Args:
         worker: The supervisor's thread, for what is left over when a thread ends.
         user: Who uses the driver: the session.
+        over: Tells whether the session is over.
     """
 
-    def __init__(self, worker: LoopThread, user: object) -> None:
+    def __init__(self, worker: LoopThread, user: object, over: Callable[[], bool]) -> None:
+        self.over = over
         self._worker = worker
         self._user = user
         self._thread = threading.current_thread()
+        # Weak: a thread that ends drops its driver, though what is left of its frames may still hold the session.
+        self._driver: Callable[[], _ThreadDriver | None] = lambda: None
         self._browser: sync_api.Browser | None = None
         self._page: sync_api.Page | None = None
 
     def prefetch(self) -> None:
         """Start the driver of this thread before there is anything to connect to."""
+        self._use().start()
+
+    def _use(self) -> _ThreadDriver:
         driver = _driver(self._worker)
+        self._driver = weakref.ref(driver)
+        driver.tidy()
         driver.users.add(self._user)
-        driver.start()
+        driver.slots.add(self)
+        return driver
 
     def page(self, url: Callable[[], str]) -> sync_api.Page:
         """The page of the default context, connected when it is first asked for.
@@ -166,8 +216,7 @@ class PageSlot:
         if self._page is not None and not self._page.is_closed():
             return self._page
         if self._browser is None:
-            driver = _driver(self._worker)
-            driver.users.add(self._user)
+            driver = self._use()
             try:
                 self._browser = driver.start().chromium.connect_over_cdp(url())
             except BaseException:
@@ -177,19 +226,35 @@ class PageSlot:
         self._page = context.pages[0] if context.pages else context.new_page()
         return self._page
 
-    def close(self) -> None:
-        """Close the connection; in another thread than its own only that thread can, and does when it next may."""
-        if threading.current_thread() is not self._thread:
-            return
-        browser, self._browser, self._page = self._browser, None, None
-        try:
-            if browser is not None:
-                from playwright.sync_api import Error  # noqa: PLC0415 - imported already
+    def close(self) -> bool:
+        """Close the connection and give the driver up.
 
-                with contextlib.suppress(Error):  # the session is over, so the connection is closed already
-                    browser.close()
+        Returns:
+            False where only its own thread can do that, outside of a page call; it does so when it next may.
+        """
+        driver = self._driver()
+        if driver is None:
+            return True
+        if not driver.callable_here():
+            return False
+        try:
+            self.disconnect()
         finally:
-            release_driver(self._user)
+            driver.tidy()
+        return True
+
+    def disconnect(self) -> None:
+        """Close the connection; only where the driver can be called."""
+        browser, self._browser, self._page = self._browser, None, None
+        driver, self._driver = self._driver(), lambda: None
+        if driver is not None:
+            driver.users.discard(self._user)
+            driver.slots.discard(self)
+        if browser is not None:
+            from playwright.sync_api import Error  # noqa: PLC0415 - imported already
+
+            with contextlib.suppress(Error):  # the session is over, so the connection is closed already
+                browser.close()
 
 
 class _LoopDriver:
@@ -198,6 +263,7 @@ class _LoopDriver:
     def __init__(self) -> None:
         self.users: set[object] = set()
         self.starting: asyncio.Task[async_api.Playwright] | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> async_api.Playwright:
         if self.starting is None:
@@ -215,8 +281,15 @@ class _LoopDriver:
         if self.users or self.starting is None:
             return
         starting, self.starting = self.starting, None
-        playwright = await starting
-        await playwright.stop()
+
+        async def stop() -> None:
+            playwright = await starting
+            await playwright.stop()
+
+        task = asyncio.ensure_future(stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+        await asyncio.shield(task)  # cancelled here, it is stopped all the same
 
 
 _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopDriver] = weakref.WeakKeyDictionary()

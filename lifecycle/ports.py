@@ -161,7 +161,11 @@ class Host(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """One opened or connected browser session."""
+    """One opened or connected browser session.
+
+    It may have one attribute more, which counts as 0 where there is none: ``foreign_cookies: int``, the cookies in
+    contexts that clients made, which `get_cookies` does not return. The record of a save says how many there are.
+    """
 
     @property
     def session_id(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from lifecycle.attachment import Attachment, SessionStatus
 from lifecycle.config import check_minutes
 from lifecycle.errors import CookieRejected, GuardRejected, InvalidTransition, LifecycleError, UsageError
-from lifecycle.hooks import HookFunction, inside_hook_of, make_hooks
+from lifecycle.hooks import HookFunction, make_hooks, refuse_in_hook
 from lifecycle.page import AsyncPageSlot, PageSlot
 from lifecycle.states import Event, State
 
@@ -144,9 +144,7 @@ class Handle:
         return register
 
     def _check_hook(self, name: str) -> None:
-        if inside_hook_of(self._att.attachment_id):
-            msg = f"{name}() in a hook of the same session would wait for the edge that waits for the hook"
-            raise UsageError(msg)
+        refuse_in_hook(f"{name}()", self._att.attachment_id)
 
     async def _do_start(self, caller: Caller) -> None:
         await self._core.start(self._att, caller)
@@ -170,8 +168,8 @@ class Handle:
     async def _do_history(self, _: Caller) -> list[Record]:
         return list(await self._core.history(self._att))
 
-    async def _do_wait_ended(self, _: Caller) -> SessionStatus:
-        return await self._core.wait_ended(self._att)
+    async def _do_wait_ended(self, caller: Caller) -> SessionStatus:
+        return await self._core.wait_ended(self._att, caller)
 
     async def _do_cdp_url(self, caller: Caller) -> str:
         async def work(backend: Backend) -> str:
@@ -242,7 +240,7 @@ def _leave(
     del kind, trace
     try:
         session._end(session._do_leave, None)  # noqa: SLF001 - this is the handle's own method
-    except LifecycleError as trouble:
+    except Exception as trouble:
         left(finalizers)
         if error is None:
             raise
@@ -279,7 +277,7 @@ class Session(Handle):
             caller.post()
             self._client._keep(self)  # noqa: SLF001 - the client keeps active sessions alive
             if self._att.options.prefetch_page:
-                self._slot = self._slot or PageSlot(self._core.supervisor.thread, self)
+                self._slot = self._slot or self._new_slot()
                 self._slot.prefetch()
             caller.wait()
             return self
@@ -331,9 +329,12 @@ class Session(Handle):
                 self._close_slot()
 
     def _close_slot(self) -> None:
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            slot.close()
+        if self._slot is not None and self._slot.close():
+            self._slot = None
+
+    def _new_slot(self) -> PageSlot:
+        att = self._att
+        return PageSlot(self._core.supervisor.thread, self, lambda: att.state.terminal)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -364,7 +365,7 @@ class Session(Handle):
         if self._att.state is not State.ACTIVE or self._slot is None:
             self._call(self._do_touch)
         if self._slot is None:
-            self._slot = PageSlot(self._core.supervisor.thread, self)
+            self._slot = self._new_slot()
         return self._slot.page(self.cdp_url)
 
     def cdp_url(self) -> str:
@@ -429,7 +430,7 @@ async def _aleave(
         return
     try:
         await session._end(session._do_leave, None)  # noqa: SLF001 - this is the handle's own method
-    except LifecycleError as trouble:
+    except Exception as trouble:
         left(finalizers)
         if error is None:
             raise

@@ -234,6 +234,11 @@ TERMINAL: Final[frozenset[State]] = frozenset({State.CLOSED, State.ERROR, State.
 
 INITIAL: Final = State.NOT_STARTED
 
+ENDING_BUDGET: Final = max(
+    sum(STEPS[step].budget * STEPS[step].attempts for step in edge.steps) for edge in EDGES if edge.dest in TERMINAL
+)
+"""Seconds that the steps of an ending may take at most; hooks come on top."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fallback:

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from lifecycle.attachment import describe
 from lifecycle.audit import StepOutcome, StepResult
 from lifecycle.errors import (
     BackendError,
@@ -36,6 +37,14 @@ T = TypeVar("T")
 
 GRACE: Final = 2.0
 """Seconds of real time that a cancelled step gets to unwind before the edge goes on without it."""
+
+
+RESCUE_BUDGET: Final = 5.0
+"""Seconds that a rescue file may take when the cookie file could not be written."""
+
+
+REPORT_GRACE: Final = 0.5
+"""Seconds of real time in which a backend whose connection broke reports its end."""
 
 
 class StepTimeout(Exception):  # noqa: N818 - never leaves this module unwrapped
@@ -114,6 +123,10 @@ class FlowHost(Protocol):
         """Start a task that nobody waits for."""
         ...
 
+    def warn(self, att: Attachment, event: str, **fields: object) -> None:
+        """Log a warning through the log of the program that uses the library, with names and counts only."""
+        ...
+
     def opened(self, att: Attachment) -> None:
         """The attachment became active."""
         ...
@@ -156,6 +169,7 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
     finally:
         timer.cancel()
     if not task.done() or (late and task.cancelled()):
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody is left who could be told
         raise StepTimeout
     try:
         return task.result()
@@ -172,6 +186,7 @@ class Steps:
 
     def __init__(self, host: FlowHost) -> None:
         self._host = host
+        self._acquiring: set[asyncio.Task[Any]] = set()
         self._steps: Mapping[Step, Callable[[Attachment], Awaitable[str | None]]] = {
             Step.READ_COOKIES: self._read_cookies,
             Step.OPEN_BACKEND: self._open_backend,
@@ -212,10 +227,10 @@ class Steps:
                 elif step is Step.SAVE_COOKIES and att.loaded is not None:
                     note = "the backend is gone, its last cookies with it"
                 break
+            # A save needs the backend to read the cookies and sees to that; the write goes on without it.
+            needed = rule.needs_backend and step is not Step.SAVE_COOKIES
             try:
-                note = await within(
-                    clock, rule.budget, self._until_gone(att, rule.needs_backend, self._steps[step](att))
-                )
+                note = await within(clock, rule.budget, self._until_gone(att, needed, self._steps[step](att)))
                 outcome = StepOutcome.DONE
                 break
             except asyncio.CancelledError:
@@ -223,11 +238,17 @@ class Steps:
                 raise
             except StepTimeout:
                 outcome = StepOutcome.TIMED_OUT
-                error = _too_slow(att, step, rule.budget)
+                error = _too_slow(att, step, rule.budget, await self._rescue(att))
             except _Gone:
+                attempt -= 1
                 continue
             except Exception as e:  # noqa: BLE001 - the step's policy says what follows
+                if rule.needs_backend and isinstance(e, ConnectionLost) and await _ends_now(att):
+                    attempt -= 1
+                    continue
                 outcome, error = StepOutcome.FAILED, e
+                if step is Step.SAVE_COOKIES and not isinstance(e, CookieSaveError):
+                    error = _save_failed(att, e, await self._rescue(att))
             if attempt >= rule.attempts:
                 break
             await asyncio.sleep(0.05 * attempt)
@@ -271,8 +292,7 @@ class Steps:
 
     async def _open_backend(self, att: Attachment) -> str | None:
         assert att.session_id is not None or "assigns_ids" in att.adapter.capabilities  # noqa: S101
-        att.backend = await att.adapter.open(att.session_id or "", att.options, self._host.host_of(att))
-        att.session_id = att.backend.session_id
+        await self._acquire(att, att.adapter.open(att.session_id or "", att.options, self._host.host_of(att)))
         return None
 
     async def _probe_backend(self, att: Attachment) -> str | None:
@@ -286,8 +306,49 @@ class Steps:
         return None
 
     async def _connect_backend(self, att: Attachment) -> str | None:
-        att.backend = await self._host.connect(att)
+        await self._acquire(att, self._host.connect(att))
         return None
+
+    async def _acquire(self, att: Attachment, work: Awaitable[Backend]) -> None:
+        """Wait for a backend. One that comes after its attachment is over is given up again at once."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it runs in one
+        self._acquiring.add(task)  # the step may give up waiting, and then nobody else holds it
+        att.acquiring = True
+        backend: Backend | None = None
+        try:
+            backend = await work
+        finally:
+            att.acquiring = False
+            self._acquiring.discard(task)
+            if att.state.terminal:  # its ending is committed, with a row that does not say released
+                self._host.fire(self._give_up(att, backend), f"late backend of {att.attachment_id}")
+        if not att.state.terminal:
+            att.backend = backend
+            if not att.guest:
+                att.session_id = backend.session_id
+
+    async def _give_up(self, att: Attachment, backend: Backend | None) -> None:
+        """Release what came too late, and say in the ledger that it is released once it is."""
+        rule = STEPS[Step.RELEASE_BACKEND]
+        error: Exception | None = None
+        for _ in range(rule.attempts if backend is not None else 0):
+            assert backend is not None  # noqa: S101 - else there is no attempt
+            try:
+                # A guest leaves: the session is its owner's.
+                work = backend.close_connections("closed") if att.guest else backend.release()
+                await within(self._host.clock, rule.budget, work)
+            except Exception as e:  # noqa: BLE001 - nobody is left to be told; it is logged, and its row kept
+                error = e
+            else:
+                error = None
+                break
+        if error is not None:
+            self._host.warn(att, "lifecycle.late_backend_not_released", error=type(error).__name__)
+            return
+        row = self._host.row_of(att, released=True)
+        if row is not None:
+            await self._host.journal.append(row=row)
 
     async def _load_cookies(self, att: Attachment) -> str | None:
         assert att.backend is not None and att.loaded is not None  # noqa: S101, PT018 - else the step is needless
@@ -310,14 +371,44 @@ class Steps:
         assert loaded is not None and backend is not None  # noqa: S101, PT018 - else the step is needless
         from lifecycle.cookies import save_cookie_file  # noqa: PLC0415 - only sessions with a file pay for it
 
-        current = await backend.get_cookies()
-        now = self._host.clock.utcnow().timestamp()
-        saved = await self._host.run_blocking(lambda: save_cookie_file(loaded, current, now=now, refused=att.refused))
+        elsewhere = int(getattr(backend, "foreign_cookies", 0))  # optional in the port
+        notes: list[str] = []
+        if elsewhere:
+            att.counts["cookies_elsewhere"] = elsewhere
+            notes.append(f"{elsewhere} cookies in contexts that clients made are not in the file")
+        att.unsaved = current = await self._until_gone(att, True, backend.get_cookies())
+        now, refused = self._host.clock.utcnow().timestamp(), att.refused
+        saved = await self._host.run_blocking(lambda: save_cookie_file(loaded, current, now=now, refused=refused))
+        att.unsaved = None
         att.counts["cookies_saved"] = saved.saved
         if saved.conflicts:
             att.counts["cookie_conflicts"] = len(saved.conflicts)
-            return "changed here and by others too, ours kept: " + ", ".join(saved.conflicts)
-        return None
+            notes.append("changed here and by others too, ours kept: " + ", ".join(saved.conflicts))
+        return "; ".join(notes) or None
+
+    async def _rescue(self, att: Attachment) -> str | None:
+        """The path of a rescue file with the cookies that were read and not saved; None when there is none."""
+        loaded, unsaved, refused = att.loaded, att.unsaved, att.refused
+        if loaded is None or unsaved is None:
+            return None
+        from lifecycle.cookies import rescue_cookies  # noqa: PLC0415 - only needed when a save failed
+
+        now = self._host.clock.utcnow().timestamp()
+        write = self._host.run_blocking(lambda: rescue_cookies(loaded, unsaved, now=now, refused=refused))
+        try:
+            return await within(self._host.clock, RESCUE_BUDGET, write)
+        except Exception:  # noqa: BLE001 - the error of the save says that there is no rescue file either
+            return None
+
+    def warn_of_cookies(self, att: Attachment) -> None:
+        """Log the names of cookies that the session starts without, once."""
+        unreadable = [name for name, _ in att.loaded.rejected] if att.loaded is not None else []
+        refused = [c.name for c in att.refused]
+        if unreadable or refused:
+            self._host.warn(
+                att, "lifecycle.cookies_left_out", session_id=att.session_id, attachment_id=att.attachment_id,
+                error="CookieRejected", cookie_file=att.options.cookie_file, unreadable=unreadable, refused=refused,
+            )  # fmt: skip
 
     async def _close_connections(self, att: Attachment) -> str | None:
         assert att.backend is not None  # noqa: S101 - else the step is needless
@@ -328,6 +419,25 @@ class Steps:
         assert att.backend is not None  # noqa: S101 - else the step is needless
         await att.backend.release()
         return None
+
+    async def release_once(self, att: Attachment, results: list[StepResult]) -> bool:
+        """One attempt at a release, when an ending broke off; True when nothing is open any more."""
+        if att.backend is None:
+            return not att.acquiring
+        rule, clock = STEPS[Step.RELEASE_BACKEND], self._host.clock
+        began = clock.monotonic()
+        error: Exception | None = None
+        try:
+            await within(clock, rule.budget, att.backend.release())
+        except Exception as e:  # noqa: BLE001 - it is in the record, and the row says that it is not released
+            error = e
+        results.append(
+            StepResult(
+                step=Step.RELEASE_BACKEND, outcome=StepOutcome.FAILED if error is not None else StepOutcome.DONE,
+                ms=_ms(clock, began), attempts=1, error=type(error).__name__ if error is not None else None,
+            )
+        )  # fmt: skip
+        return error is None
 
     # --- hooks --------------------------------------------------------------------------------------------------
 
@@ -399,6 +509,15 @@ class _Gone(Exception):  # noqa: N818 - never leaves this module
     """The backend ended while a step needed it."""
 
 
+async def _ends_now(att: Attachment) -> bool:
+    """True when the report of the backend's end follows the error that the end caused."""
+    if att.gone is None:
+        return False
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(att.gone.wait(), REPORT_GRACE)
+    return att.backend_end is not None
+
+
 def _needless(att: Attachment, step: Step) -> str | None:
     """Why there is nothing to do for a step, or None."""
     match step:
@@ -412,6 +531,8 @@ def _needless(att: Attachment, step: Step) -> str | None:
             return "nothing is in flight"
         case Step.SAVE_COOKIES if att.loaded is None:
             return "no cookie file"
+        case Step.RELEASE_BACKEND if att.backend is None and att.acquiring:
+            return "the adapter has not given up opening it; it is released as soon as it is there"
         case Step.SAVE_COOKIES | Step.CLOSE_CONNECTIONS | Step.RELEASE_BACKEND if att.backend is None:
             return "nothing is open"
     return None
@@ -427,10 +548,16 @@ def _hook_reason(error: BaseException, hook: Hook) -> str:
     return f"it raised {type(error).__name__}: {error}"
 
 
-def _too_slow(att: Attachment, step: Step, budget: float) -> LifecycleError:
+def _save_failed(att: Attachment, cause: Exception, rescue: str | None) -> CookieSaveError:
+    error = CookieSaveError(path=att.options.cookie_file or "", rescue_path=rescue, reason=describe(cause))
+    error.__cause__ = cause
+    return error
+
+
+def _too_slow(att: Attachment, step: Step, budget: float, rescue: str | None) -> LifecycleError:
     msg = f"{step} took longer than its budget of {budget:g} seconds on the {att.adapter.name!r} adapter"
     if step is Step.SAVE_COOKIES and att.options.cookie_file is not None:
-        return CookieSaveError(path=att.options.cookie_file, rescue_path=None, reason=msg)
+        return CookieSaveError(path=att.options.cookie_file, rescue_path=rescue, reason=msg)
     if step is Step.RELEASE_BACKEND:
         return ReleaseFailed(msg, session_id=att.session_id)
     return StartFailed(msg, step=step, adapter=att.adapter.name)

@@ -79,7 +79,7 @@ class _Blocking:
         self._way.run(self._target.__aenter__)
         return self
 
-    def __exit__(self, *error: Any) -> Any:
+    def __exit__(self, *error: object) -> Any:
         return self._way.run(self._target.__aexit__, *error)
 
 

@@ -42,7 +42,7 @@ class Rig:
         async def carry() -> None:
             try:
                 answer.put((await coro, None))
-            except BaseException as e:  # noqa: BLE001 - handed to the test
+            except BaseException as e:  # handed to the test
                 answer.put((None, e))
 
         tasks: list[asyncio.Task[None]] = []

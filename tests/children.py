@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +23,17 @@ if TYPE_CHECKING:
 BOUND = 60
 """Seconds that a child may take; one that hangs prints its stacks a little earlier."""
 
-PRELUDE = f"""
+WATCHDOG = f"""
 import faulthandler
 faulthandler.dump_traceback_later({BOUND - 10}, exit=True)
+"""
+
+PRELUDE = """
 import os, sys, threading, time
 from lifecycle import *
 from lifecycle_adapters.memory import MemoryAdapter
-COOKIE = {{"name": "mine", "value": "1", "domain": "site.test", "path": "/"}}
+COOKIE = {"name": "mine", "value": "1", "domain": "site.test", "path": "/"}
 """
-
-
-def command(code: str, *args: str) -> list[str]:
-    """The command line that runs `code` after the prelude; every warning is an error in it."""
-    return [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code), *args]
 
 
 def environment() -> dict[str, str]:
@@ -43,11 +42,19 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def run(code: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """Run `code` to its end, within the bound; its arguments are in ``sys.argv[1:]``."""
+def run(code: str, *args: object, forks: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run `code` after the prelude to its end, within the bound; every warning is an error in it.
+
+    Args:
+        code: The program; it may be indented.
+        args: Its ``sys.argv[1:]``.
+        forks: True for one that forks, which must do without the watchdog: a fork of that waits for ever at its end.
+    """
+    text = ("" if forks else WATCHDOG) + PRELUDE + textwrap.dedent(code)
     return subprocess.run(
-        command(code, *map(str, args)), env=environment(), capture_output=True, text=True, timeout=BOUND, check=False
-    )
+        [sys.executable, "-W", "error", "-c", text, *map(str, args)],
+        env=environment(), capture_output=True, text=True, timeout=BOUND, check=False,
+    )  # fmt: skip
 
 
 def run_file(script: Path, *args: object) -> subprocess.CompletedProcess[str]:
@@ -56,6 +63,23 @@ def run_file(script: Path, *args: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", str(script), *map(str, args)],
         env=environment(), capture_output=True, text=True, timeout=BOUND, check=False,
     )  # fmt: skip
+
+
+def left_running(text: str) -> list[str]:
+    """Command lines of processes that hold `text`, such as a browser's profile folder, and do not end within 5 s."""
+    until = time.monotonic() + 5
+    while True:
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended meanwhile
+            if text in command and path.name != str(os.getpid()):
+                found.append(f"{path.name} {command[:200]}")
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.02)
 
 
 class SlowAdapter(MemoryAdapter):

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 from children import BOUND, SlowAdapter
@@ -65,7 +66,7 @@ class Striker:
             pass  # one before it, whose signal struck this very wait
 
 
-def life(session: Session, phase: list[str]) -> None:
+def life(session: Session, phase: list[str], *, page: bool = False) -> None:
     phase[0] = "start"
     with session:
         phase[0] = "body"
@@ -74,6 +75,11 @@ def life(session: Session, phase: list[str]) -> None:
         for _ in range(3):
             session.status()
             session.get_cookies()
+        if page:
+            phase[0] = "page"
+            for number in range(3):
+                session.page.goto(f"data:text/html,<title>{number}</title>")
+                assert session.page.title() == str(number)
         phase[0] = "stop"
     phase[0] = "after"
 
@@ -102,7 +108,9 @@ def check_records(session: Session | AsyncSession, records: list[Record], path: 
         assert [c["name"] for c in json.loads(path.read_text())["cookies"]] == ["mine"]
 
 
-def batch(adapter: str | Adapter, seed: int, count: int, kind: str, folder: Path) -> dict[str, int]:
+def batch(
+    adapter: str | Adapter, seed: int, count: int, kind: str, folder: Path, *, page: bool = False
+) -> dict[str, int]:
     """Strike `count` sessions, each once, at a moment between their making and just after their end."""
     error, handler = KINDS[kind]
     signal.signal(signal.SIGINT, handler)
@@ -111,7 +119,7 @@ def batch(adapter: str | Adapter, seed: int, count: int, kind: str, folder: Path
     with Client(adapter=adapter, store=f"sqlite:///{folder / 'log.db'}") as client:
         for _ in range(3):  # the first one imports
             began = time.monotonic()
-            life(client.Session(cookie_file=folder / "calm.json"), [""])
+            life(client.Session(cookie_file=folder / "calm.json"), [""], page=page)
             took = time.monotonic() - began
         for number in range(count):
             path, phase = folder / f"{number}.json", ["before"]
@@ -121,7 +129,7 @@ def batch(adapter: str | Adapter, seed: int, count: int, kind: str, folder: Path
                 striker.order(number, rng.uniform(0, 1.1 * took))
                 try:
                     session = client.Session(cookie_file=path)
-                    life(session, phase)
+                    life(session, phase, page=page)
                 finally:
                     striker.wait(number)
                     settle_signal()
@@ -149,6 +157,9 @@ async def alife(session: AsyncSession, phase: list[str]) -> None:
 
 def abatch(adapter: str | Adapter, seed: int, count: int, folder: Path) -> dict[str, int]:
     """As `batch`, in a loop of its own for each session: asyncio.run makes a cancellation of the first SIGINT."""
+    # What a SIGINT in the first or last lines of asyncio.run leaves behind is not ours.
+    warnings.simplefilter("ignore", ResourceWarning)
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rng, striker = random.Random(seed), Striker()
     seen: collections.Counter[str] = collections.Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,7 @@ WAYS = {
 def test_the_end_of_the_process_ends_the_session(way, tmp_path):
     code, status, last = WAYS[way]
     began = time.monotonic()
-    done = children.run(BEGIN + children.textwrap.dedent(code), tmp_path)
+    done = children.run(BEGIN + textwrap.dedent(code), tmp_path)
     took = time.monotonic() - began
     assert done.returncode == status, done.stderr
     assert done.stderr.endswith(last), done.stderr
@@ -235,7 +236,7 @@ AWAYS = {
 @pytest.mark.parametrize("way", AWAYS)
 def test_the_end_of_a_program_of_tasks_ends_the_session(way, tmp_path):
     code, status = AWAYS[way]
-    done = children.run(ABEGIN + children.textwrap.dedent(code), tmp_path)
+    done = children.run(ABEGIN + textwrap.dedent(code), tmp_path)
     assert (done.returncode, done.stderr) == (status, "")
     check(tmp_path)
 
@@ -245,7 +246,7 @@ def test_many_sessions_end_at_once(tmp_path):
     for number in range(50):
         begin(f"cookies-{number}")
     """
-    done = children.run(BEGIN + children.textwrap.dedent(code), tmp_path)
+    done = children.run(BEGIN + textwrap.dedent(code), tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     check(tmp_path, count=50)
 
@@ -269,7 +270,7 @@ def test_an_exit_while_a_session_starts_and_another_stops(tmp_path):
         print(sorted(adapter.opened) == sorted(adapter.released))
     atexit.register(after)
     """
-    done = children.run(BEGIN + children.textwrap.dedent(code), tmp_path)
+    done = children.run(BEGIN + textwrap.dedent(code), tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "True\n"
     assert "Exception ignored" not in done.stderr
@@ -290,7 +291,97 @@ def test_a_teardown_that_hangs_does_not_keep_the_process(tmp_path):
     client = Client(adapter=adapter, store=f"sqlite:///{folder}/log.db")
     begin()
     """
-    done = children.run(BEGIN + children.textwrap.dedent(code), tmp_path)
+    done = children.run(BEGIN + textwrap.dedent(code), tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert [e["dest"] for e in ends(tmp_path)] == ["error"]
     assert (tmp_path / "cookies.json").exists()
+
+
+# --- with a browser -------------------------------------------------------------------------------------------------
+
+BROWSER = """
+folder = sys.argv[1]
+client = Client(store=f"sqlite:///{folder}/log.db")
+
+def begin():
+    session = client.Session(cookie_file=f"{folder}/cookies.json").start()
+    session.set_cookies(cookies=[COOKIE])
+    return session
+
+def use(session):
+    session.page.goto("data:text/html,<title>mine</title>")
+    assert session.page.title() == "mine"
+"""
+
+BROWSER_WAYS = {
+    "main returns": ("begin()", 0),
+    "main returns with a page open": ("use(begin())", 0),
+    "sys.exit with a page open": ("use(begin()); sys.exit(3)", 3),
+    "an exception with a page open": ("use(begin()); raise ZeroDivisionError", 1),
+    "a thread with a page outlives main": (
+        """
+        import warnings
+        warnings.simplefilter("ignore", ResourceWarning)  # it ends with its page open, which is to be warned of
+        main = threading.main_thread()
+        def work():
+            session = begin()
+            main.join()
+            use(session)
+        threading.Thread(target=work).start()
+        """,
+        0,
+    ),
+    "a daemon thread in a page call": (
+        """
+        import warnings
+        warnings.simplefilter("ignore", ResourceWarning)  # it ends with its page open, which is to be warned of
+        session = begin()
+        reached = threading.Event()
+        def work():
+            use(session)
+            reached.set()
+            try:
+                session.page.evaluate("new Promise(() => {})")
+            except BaseException:
+                pass
+        threading.Thread(target=work, daemon=True).start()
+        reached.wait()
+        """,
+        0,
+    ),
+    "async main returns with a page open": (
+        """
+        import asyncio
+        async def main():
+            client = AsyncClient(store=f"sqlite:///{folder}/log.db")
+            session = await client.Session(cookie_file=f"{folder}/cookies.json").start()
+            await session.set_cookies(cookies=[COOKIE])
+            page = await session.page()
+            await page.goto("data:text/html,<title>mine</title>")
+            return client, session
+        kept = asyncio.run(main())
+        """,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", BROWSER_WAYS)
+def test_the_end_of_the_process_ends_the_browser(way, tmp_path, run_folder):
+    code, status = BROWSER_WAYS[way]
+    done = children.run(BROWSER + textwrap.dedent(code), tmp_path)
+    assert done.returncode == status, done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.count("Traceback") == (status == 1), done.stderr
+    if status != 1:
+        assert done.stderr == ""
+    assert children.left_running(str(run_folder)) == []
+    check(tmp_path)
+
+
+def test_a_browser_dies_with_a_process_that_just_stops(tmp_path, run_folder):
+    done = children.run(BROWSER + "begin(); os._exit(7)", tmp_path)
+    assert (done.returncode, done.stderr) == (7, "")
+    assert children.left_running(str(run_folder)) == []
+    again = children.run(BROWSER + "begin()", tmp_path)  # it sweeps what that left on the disk
+    assert (again.returncode, again.stderr) == (0, "")

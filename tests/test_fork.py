@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 FORK = BEGIN + """
-import traceback, warnings
+import signal, traceback, warnings
 # Python 3.12 warns of every fork in a process with threads; that is what is tried here.
 warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
 
@@ -26,8 +26,7 @@ def fork(work, bound=20):
     pid = os.fork()
     if pid == 0:
         try:
-            import faulthandler
-            faulthandler.dump_traceback_later(bound, exit=True)
+            signal.alarm(bound)
             work()
         except SystemExit as e:
             sys.stdout.flush()
@@ -59,7 +58,7 @@ session = begin()
 
 
 def run(code: str, folder: Path) -> str:
-    done = children.run(FORK + textwrap.dedent(code), folder)
+    done = children.run(FORK + textwrap.dedent(code), folder, forks=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
@@ -160,6 +159,7 @@ def test_the_end_of_the_child_is_not_the_end_of_the_parent_s_session(how, tmp_pa
             with client.Session() as inner:
                 pid = os.fork()
                 if pid == 0:
+                    signal.alarm(20)
                     client = session = inner = None
                     import gc
                     gc.collect()
@@ -200,29 +200,36 @@ def test_a_with_block_that_the_child_leaves_too(tmp_path):
     assert len(ends(tmp_path)) == 2
 
 
-def test_the_child_holds_no_descriptor_of_the_parent(tmp_path):
+@pytest.mark.parametrize("adapter", ["memory", "local"])
+def test_the_child_holds_no_descriptor_of_the_parent(adapter, tmp_path):
     run(
         """
+        if {adapter!r} == "local":
+            session.stop()
+            client = Client(adapter="local", store=f"sqlite:///{{folder}}/log.db")
+            session = begin("local")
+            assert session.cdp_url()
+
         def held():
-            found = {}
+            found = {{}}
             for fd in os.listdir("/proc/self/fd"):
                 try:
-                    found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+                    found[int(fd)] = os.readlink(f"/proc/self/fd/{{fd}}")
                 except OSError:
                     pass
             return found
 
-        before = {fd: name for fd, name in held().items() if fd > 2}
-        kinds = {name.split(":")[0].split("/")[-1] for name in before.values()}
-        assert {"socket", "anon_inode"} <= kinds, before  # what there is to be closed
+        before = {{fd: name for fd, name in held().items() if fd > 2}}
+        kinds = {{name.split(":")[0].split("/")[-1] for name in before.values()}}
+        assert {{"socket", "anon_inode"}} <= kinds, before  # what there is to be closed
 
         def work():
-            left = {fd: name for fd, name in held().items() if before.get(fd) == name}
+            left = {{fd: name for fd, name in held().items() if before.get(fd) == name}}
             assert not left, left
 
         assert fork(work) == 0
         goes_on()
-        """,
+        """.format(adapter=adapter),
         tmp_path,
     )
 

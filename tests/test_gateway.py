@@ -8,9 +8,9 @@ import http.client
 import json
 import logging
 import os
-import socket
 import queue
 import random
+import socket
 import threading
 import time
 from pathlib import Path
@@ -228,7 +228,8 @@ def test_a_browser_that_closes_its_end_is_lost_once(pipe):
     pipe.run()
     os.close(pipe.browser_write)
     os.close(pipe.browser_read)
-    pipe.pipe.write(b"{}")  # fails too
+    pipe.pipe.write(b"{}")  # fails too, and so does the next
+    pipe.pipe.write(b"{}")
     pipe.until(lambda: pipe.lost)
     pipe.run()
     assert len(pipe.lost) == 1

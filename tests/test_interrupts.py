@@ -6,10 +6,13 @@ import asyncio
 import gc
 import itertools
 import json
+import os
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import children
 import pytest
 from striking import Strike, Swallowed
 
@@ -240,6 +243,7 @@ def test_system_exit_at_each_point_of_a_block(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="Python 3.12 traces no instructions for a new frame")
 def test_ctrl_c_at_each_instruction_of_a_block(tmp_path):
     count = sweep(block, KeyboardInterrupt, tmp_path, close=False, opcodes=True)
     print(f"KeyboardInterrupt at each of {count} instructions of a block")
@@ -282,3 +286,60 @@ async def all_done(_: object) -> None:
     sup = supervisor()
     while others := [task for task in sup._tasks if task is not asyncio.current_task()]:
         await asyncio.wait(others)
+
+
+
+FIRST = """
+import os, signal, traceback
+from striking import Strike
+from lifecycle.engine import supervisor
+import lifecycle.control, lifecycle.recovery, lifecycle.stores.memory  # what a first client imports
+
+def attempt(nth):
+    strike = Strike(nth, KeyboardInterrupt(nth))
+    arrived = None
+    try:
+        with strike:
+            supervisor()
+    except KeyboardInterrupt as e:
+        arrived = e.with_traceback(None)
+    assert arrived is (strike.error if strike.where else None), f"{arrived!r} {strike.where}"
+    adapter = MemoryAdapter()
+    client = Client(adapter=adapter, store="memory:")
+    session = client.Session().start()
+    assert session.status().status == "active"
+    names = [t.name for t in threading.enumerate() if t.is_alive()]
+    assert names.count("lifecycle-supervisor") <= 2, names  # one that was struck may be on its way out
+    supervisor()._at_exit()
+    assert len(adapter.released) == 1, strike.where
+    return strike.where is not None
+
+nth = 1
+while True:
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        code = 2
+        try:
+            code = 0 if attempt(nth) else 10
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == 10:
+        break
+    assert code == 0, f"point {nth}: exit code {code}"
+    nth += 1
+print(nth - 1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each attempt is a fork of a process that has no supervisor yet")
+def test_ctrl_c_at_each_point_of_the_start_of_the_supervisor():
+    """Once in the life of a process: whatever was struck, the next client works and is ended at exit."""
+    done = children.run(FIRST, forks=True)
+    assert done.returncode == 0, done.stderr  # an event loop that was struck in its making complains of that there
+    print(f"KeyboardInterrupt at each of {done.stdout.strip()} points of the start of the supervisor")
+    assert int(done.stdout) > 100

@@ -88,6 +88,7 @@ def test_a_browser_comes_and_goes(rig):
         assert isinstance(session.backend, Backend)
         pid, folder = session.backend.pid, Path(session.host.facts["profile"])
         assert session.host.facts["pid"] == str(pid)
+        assert os.getpgid(pid) == os.getsid(pid) == pid  # so a Ctrl-C in our terminal is not for it
         assert folder.stat().st_mode & 0o777 == 0o700
         assert "Chrom" in str(session.call("Browser.getVersion")["product"])
         assert not session.backend.can_live_on
@@ -161,6 +162,19 @@ def test_a_stopped_process_is_released_in_time(rig):
     assert session.host.ends.empty()
 
 
+def test_a_release_that_is_cut_short_has_ended_the_process(rig):
+    with rig.browser() as session:
+        os.kill(session.backend.pid, signal.SIGSTOP)
+
+        async def cut_short():
+            async with asyncio.timeout(0.1):
+                await session.backend.release()
+
+        with pytest.raises(TimeoutError):
+            rig.run(cut_short())
+        assert not naming(session.host.facts["profile"])
+
+
 def test_without_pidfds_a_thread_waits(rig, monkeypatch):
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     with rig.browser() as session:
@@ -225,15 +239,18 @@ def test_a_browser_that_exits_at_once_is_quoted(rig, script):
     assert "first | it broke" in message
     loading = script("echo 'x: error while loading shared libraries: libnss3.so' >&2; exit 127\n")
     assert "lifecycle install-browser" in failing(rig, executable_path=loading)
-    assert "signal 9" in failing(rig, executable_path=script("kill -9 $$\n"))
+    child = f"sleep 96.{os.getpid()}"
+    assert "signal 9" in failing(rig, executable_path=script(f"{child} &\nkill -9 $$\n"))
+    assert naming(child) == []  # its children went with it
 
 
 def test_a_browser_that_closes_its_pipe_and_lives_is_ended(rig, script):
     began = time.monotonic()
-    message = failing(rig, executable_path=script("exec 3<&- 4>&-\nsleep 97\n"))
+    child = f"sleep 97.{os.getpid()}"
+    message = failing(rig, executable_path=script(f"exec 3<&- 4>&-\n{child}\n"))
     assert "does not answer on its pipe" in message
     assert time.monotonic() - began < 5
-    assert naming("sleep 97") == []
+    assert naming(child) == []
 
 
 def test_what_is_named_has_to_run(rig, tmp_path, monkeypatch):
@@ -338,6 +355,15 @@ def test_the_viewport_is_exact_for_every_client_and_page(rig, playwright, width,
         other.close()
 
 
+def test_a_window_that_was_placed_wrongly_is_resized(rig, playwright, monkeypatch):
+    from lifecycle_adapters.local import window
+
+    monkeypatch.setitem(window._frame_height, False, 5)  # as a Chromium with another frame would have it
+    with rig.browser(viewport_width=910, viewport_height=610) as session, page_of(playwright, session) as page:
+        assert page.evaluate(SIZE) == [910, 610]
+        assert window._frame_height[False] == page.evaluate("outerHeight - innerHeight") != 5
+
+
 def test_an_older_chromium_gets_its_window_resized(rig, playwright, monkeypatch, caplog):
     from lifecycle_adapters.local import window
 
@@ -352,12 +378,12 @@ def test_an_older_chromium_gets_its_window_resized(rig, playwright, monkeypatch,
 
         monkeypatch.setattr(endpoint, "call", without)
         target = rig.run(window.wait_for_page(endpoint))
-        rig.run(window.set_viewport(endpoint, target, 901, 555))
+        rig.run(window.set_viewport(endpoint, target, 901, 555, headed=False))
         assert page.evaluate(SIZE) == [901, 555]
         assert caplog.text == ""
         monkeypatch.setattr(window, "_SETTLE", 0.1)
         monkeypatch.setattr(window, "_resize_window", lambda *_: asyncio.sleep(0))
-        rig.run(window.set_viewport(endpoint, target, 700, 400))
+        rig.run(window.set_viewport(endpoint, target, 700, 400, headed=False))
         assert "did not take 700 x 400" in caplog.text
 
 
@@ -474,7 +500,7 @@ def test_options_that_it_refuses(monkeypatch):
         adapter.check(parse_options(None, options))
 
     check(proxy="http://host:1")
-    with pytest.raises(UnsupportedOperation, match="proxy") as caught:
+    with pytest.raises(UnsupportedOperation, match="new_context") as caught:
         check(proxy="http://me:hush@host:1")
     assert "hush" not in str(caught.value)
     with pytest.raises(UnsupportedOperation, match="cookie_scope"):

@@ -7,12 +7,12 @@ found by the reading. One bad cookie never keeps the others out.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.cookies import Cookie, CookieKey, parse_cookies, to_cdp
 from lifecycle.errors import BackendError, ConnectionLost
+from lifecycle.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _MAX_BYTES: Final = 4096
 _ABOUT_NOW: Final = 1.0
 """Seconds within which a cookie may have expired between being set and being read back."""
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 
 async def get_cookies(endpoint: CdpEndpoint) -> list[Cookie]:

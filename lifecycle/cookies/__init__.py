@@ -10,7 +10,7 @@ Rule: the value of a cookie is in no repr, message or record. Nothing here talks
 """
 
 from lifecycle.cookies.document import CookieFormat
-from lifecycle.cookies.jar import LoadedCookies, SavedCookies, read_cookie_file, save_cookie_file
+from lifecycle.cookies.jar import LoadedCookies, SavedCookies, read_cookie_file, rescue_cookies, save_cookie_file
 from lifecycle.cookies.model import (
     Cookie,
     CookieDict,
@@ -36,6 +36,7 @@ __all__ = [
     "parse_cookie",
     "parse_cookies",
     "read_cookie_file",
+    "rescue_cookies",
     "save_cookie_file",
     "sendable",
     "to_cdp",

@@ -155,6 +155,17 @@ def save_cookie_file(
     raise CookieSaveError(path=loaded.path, rescue_path=_rescue(loaded, ours, kept), reason=reason)
 
 
+def rescue_cookies(
+    loaded: LoadedCookies, current: Sequence[Cookie], *, now: float, refused: Sequence[Cookie] = ()
+) -> str | None:
+    """Write the cookies of a session to a rescue file, when a save does not come back; the arguments are its own.
+
+    Returns:
+        The path of the rescue file (mode 0600), None when no place takes one.
+    """
+    return _rescue(loaded, {c.key: c for c in current if not c.expired(now)}, {c.key for c in refused})
+
+
 def _read(path: Path) -> bytes | None:
     try:
         return read_file(path)

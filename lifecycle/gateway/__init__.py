@@ -14,7 +14,6 @@ supervisor's loop and run on the gateway's.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import queue
 import secrets
@@ -25,6 +24,7 @@ from lifecycle.errors import ConnectionLost, UsageError
 from lifecycle.gateway.hub import Hub
 from lifecycle.gateway.listener import Listener
 from lifecycle.gateway.policy import NOT_USE
+from lifecycle.logs import get_logger
 from lifecycle.loops import LoopThread, close_fd
 from lifecycle.ports import CdpEndpoint, CdpPipe
 
@@ -36,7 +36,7 @@ _STOP_BUDGET: Final = 5.0
 _abandoned: Final[list[object]] = []
 """Gateways of a forked parent: finalized in the child, they would close descriptors that are its own by now."""
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 
 class Endpoint:
@@ -90,10 +90,14 @@ class Endpoint:
 
 
 class GatewayThread:
-    """The gateway of this process. Make one, `start` it, and `serve` each browser through it."""
+    """The gateway of this process. Make one, `start` it, and `serve` each browser through it.
 
-    def __init__(self) -> None:
-        self._thread = LoopThread("lifecycle-gateway")
+    Args:
+        thread: The thread to run on, where one was started already; it is the gateway's from now on.
+    """
+
+    def __init__(self, thread: LoopThread | None = None) -> None:
+        self._thread = thread if thread is not None else LoopThread("lifecycle-gateway")
         self._listener = Listener()
         self._listening: asyncio.Task[None] | None = None
         self._taken: set[CdpPipe] = set()
@@ -101,7 +105,8 @@ class GatewayThread:
 
     def start(self) -> None:
         """Start the thread. The port is bound already, so this does not fail."""
-        self._thread.start()
+        if not self._thread.alive:
+            self._thread.start()
 
     async def serve(self, pipe: CdpPipe, *, on_use: Callable[[], None], on_lost: Callable[[str], None]) -> CdpEndpoint:
         """Put the gateway in front of a browser.

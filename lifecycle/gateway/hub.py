@@ -8,7 +8,6 @@ waits for a client: one that does not read is dropped. Everything here runs on t
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from lifecycle.errors import BackendError, ConnectionLost
 from lifecycle.gateway import policy, wire
 from lifecycle.gateway.pipe import Pipe
+from lifecycle.logs import get_logger
 from lifecycle.ports import CdpPipe
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _LAST_WORDS: Final = 0.2
 
 _TRACKED: Final = frozenset({b"Target.attachedToTarget", b"Target.detachedFromTarget"})
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 
 class Link(Protocol):

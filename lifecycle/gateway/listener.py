@@ -33,6 +33,7 @@ from websockets.protocol import State
 from lifecycle.errors import BackendError
 from lifecycle.gateway import policy
 from lifecycle.gateway.hub import Client, Hub
+from lifecycle.logs import get_logger
 
 _DISCOVERY_BUDGET: Final = 10.0
 """Seconds that the browser gets to answer for ``/json``."""
@@ -40,7 +41,7 @@ _DISCOVERY_BUDGET: Final = 10.0
 _REMEMBERED: Final = 10_000
 """How many ended sessions still answer with 410; older ones are unknown (404)."""
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 # websockets logs request lines, and ours hold the token: this logger has no way out.
 _mute: Final = logging.Logger("lifecycle.gateway.websockets", level=logging.CRITICAL + 1)  # noqa: LOG001 - on purpose

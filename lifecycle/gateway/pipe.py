@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Callable
 from typing import Final
 
 from lifecycle.gateway import policy
+from lifecycle.logs import get_logger
 from lifecycle.loops import close_fd
 from lifecycle.ports import CdpPipe
 
@@ -24,7 +24,7 @@ _READ_SIZE: Final = 1024 * 1024
 _HIGH_WATER: Final = 8 * 1024 * 1024
 """Bytes that may wait to be written before the clients that send them are no longer read."""
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 
 class Pipe:

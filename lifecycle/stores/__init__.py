@@ -139,7 +139,7 @@ def _sqlite_path(spec: str, rest: str) -> Path:
         problem = "a plain path after sqlite:///, without parameters"
     if problem:
         raise ConfigError(option="store", value=_without_secrets(spec), allowed=problem)
-    return Path(path).expanduser().absolute()
+    return Path(path).expanduser()
 
 
 def _private_folder(folder: Path) -> None:

@@ -178,7 +178,8 @@ class SQLiteFile:
         except BaseException:
             db.close()
             raise
-        self._identity = identity
+        if self._identity is None:
+            self._identity = identity
         return db
 
     def _use_wal(self, db: sqlite3.Connection) -> None:

@@ -15,12 +15,13 @@ Rule: no debugging port, no shared profile, no browser that outlives its owner.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.errors import ConfigError, StartFailed, UnsupportedOperation
+from lifecycle.logs import get_logger
 from lifecycle_adapters.local.find import FoundBrowser, candidates, find_browser
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FoundBrowser", "LocalAdapter", "candidates", "find_browser"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 _swept: Final[list[bool]] = []
 """Not empty once this process has swept: once is enough, and a session's start is no place to do it again."""
@@ -50,7 +51,7 @@ class LocalAdapter:
     def __init__(self, *, executable_path: str | None = None, chrome_args: Sequence[str] = ()) -> None:
         self._executable_path = executable_path
         self._chrome_args = tuple(chrome_args)
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping: threading.Thread | None = None
 
     @property
     def name(self) -> str:
@@ -78,8 +79,8 @@ class LocalAdapter:
             raise UnsupportedOperation(
                 operation="a proxy with username and password",
                 adapter=self.name,
-                way_out="Chromium takes no proxy credentials on its command line: let the proxy know this machine by "
-                "its address, or put a local forwarder that logs in (mitmproxy in upstream mode) in between",
+                way_out="Chromium takes no proxy credentials on its command line: leave them out here, and make a "
+                "context with browser.new_context(proxy=...) or put a local forwarder that logs in between",
             )
         if options.cookie_scope == "all":
             raise UnsupportedOperation(
@@ -97,7 +98,7 @@ class LocalAdapter:
             StartFailed: No browser was found, or it did not come up; says why and what to do.
         """
         self.check(options)
-        self._sweep_once(host)
+        self._sweep_once()
         found = await host.run_blocking(find_browser, options.executable_path or self._executable_path)
         backend = self._spawn(session_id, options, host, found)
         try:
@@ -113,6 +114,7 @@ class LocalAdapter:
         from lifecycle_adapters.local import launch  # noqa: PLC0415 - there is no such thing on Windows
         from lifecycle_adapters.local.backend import LocalBackend  # noqa: PLC0415
         from lifecycle_adapters.local.profiles import profiles  # noqa: PLC0415
+        from lifecycle_adapters.local.window import place_window  # noqa: PLC0415
 
         headed = not options.headless and launch.display_exists()
         if not options.headless and not headed:
@@ -124,6 +126,8 @@ class LocalAdapter:
         except OSError as e:
             raise StartFailed(f"no profile folder could be made: {e}; free or set TMPDIR", adapter=self.name) from e
         try:
+            if options.viewport_width is not None and options.viewport_height is not None:
+                place_window(profile, options.viewport_width, options.viewport_height, headed=headed)
             launched = launch.launch(found.path, launch.switches(options, profile, headed=headed), profile)
         except BaseException as e:
             profiles.remove(profile)
@@ -140,18 +144,19 @@ class LocalAdapter:
             profiles.remove(profile)
             raise
 
-    def _sweep_once(self, host: Host) -> None:
+    def _sweep_once(self) -> None:
         """Clean up after dead processes, beside the first start and not before it."""
         if _swept:
             return
         from lifecycle_adapters.local.profiles import profiles  # noqa: PLC0415 - there is no such thing on Windows
 
         _swept.append(True)
-
-        async def sweep() -> None:
-            await host.run_blocking(profiles.sweep)
-
-        self._sweeping = asyncio.get_running_loop().create_task(sweep())
+        # A thread of its own: it may take seconds, and the supervisor's few workers are for sessions.
+        self._sweeping = threading.Thread(target=profiles.sweep, name="lifecycle-sweep", daemon=True)
+        try:
+            self._sweeping.start()
+        except RuntimeError:  # the interpreter is ending: the next process sweeps
+            self._sweeping = None
 
     async def probe(self, session_id: str, host: Host) -> BackendEnd | None:
         """Raise ConfigError: sessions of this adapter live in the process that opened them, which answers for them."""
@@ -170,7 +175,7 @@ class LocalAdapter:
     async def aclose(self) -> None:
         """Wait for the sweeping that the first start began. Idempotent."""
         if self._sweeping is not None:
-            await asyncio.wait({self._sweeping})
+            await asyncio.to_thread(self._sweeping.join)
 
 
 async def _to_the_end(coro: Coroutine[Any, Any, None]) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.errors import BackendError, ConnectionLost, ReleaseFailed, StartFailed
+from lifecycle.logs import get_logger
 from lifecycle.ports import BackendEnd
 from lifecycle.states import CloseReason, State
 from lifecycle_adapters import cdp_cookies
@@ -59,7 +59,7 @@ _ADVICE: Final = (
     (r"[Nn]o space left", "the disk is full"),
 )
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 
 class LocalBackend:
@@ -128,10 +128,10 @@ class LocalBackend:
             coming_up.cancel()
 
     async def _come_up(self, endpoint: CdpEndpoint, options: SessionOptions) -> None:
-        await endpoint.call("Browser.getVersion")
         page = await wait_for_page(endpoint)
-        if options.viewport_width is not None and options.viewport_height is not None:
-            await set_viewport(endpoint, page, options.viewport_width, options.viewport_height)
+        width, height = options.viewport_width, options.viewport_height
+        if width is not None and height is not None:
+            await set_viewport(endpoint, page, width, height, headed=self.headed)
 
     async def _start_failed(self, executable: str) -> StartFailed:
         exited = self._process.exited
@@ -199,8 +199,21 @@ class LocalBackend:
             ReleaseFailed: The process is still there.
         """
         self._active = False
+        try:
+            await self._close(grace)
+        finally:  # whatever went wrong above, and also when this is cancelled
+            gone = await self._process.kill()
+        if not gone:
+            raise ReleaseFailed(
+                f"Chromium (pid {self.pid}) is still there after SIGKILL; it may hang in the kernel, end it by hand",
+                session_id=self._session_id,
+            )
+        await self._host.run_blocking(self._clean_up)
+
+    async def _close(self, grace: float) -> None:
+        """Ask the browser to close, for `grace` seconds, then close the connection to it."""
         if grace > 0 and self._endpoint is not None and not self._process.exited.done():
-            with contextlib.suppress(TimeoutError, BackendError):  # frozen or half gone: it is killed below
+            with contextlib.suppress(TimeoutError, BackendError):  # frozen or half gone: it will be killed
                 async with asyncio.timeout(grace):
                     await self._endpoint.call("Browser.close")
                     await asyncio.shield(self._process.exited)
@@ -209,12 +222,6 @@ class LocalBackend:
         elif self._pipe_is_ours:
             self._pipe_is_ours = False
             close_pipe(self._pipe)
-        if not await self._process.kill():
-            raise ReleaseFailed(
-                f"Chromium (pid {self.pid}) is still there after SIGKILL; it may hang in the kernel, end it by hand",
-                session_id=self._session_id,
-            )
-        await self._host.run_blocking(self._clean_up)
 
     def _clean_up(self) -> None:
         """Remove the folder, once nobody writes to it any more. A folder that stays is a matter for the next sweep."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -31,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from lifecycle.logs import get_logger
 from lifecycle_adapters.local import forks, procs
 
 __all__ = ["Profile", "Profiles", "profiles"]
@@ -44,7 +44,7 @@ _END_BUDGET: Final = 3.0
 _SOCKET_ROOM: Final = 104 - len("/org.chromium.Chromium.XXXXXX/SingletonSocket") - 1
 """Longest folder that Chromium can still put its socket into (`sockaddr_un.sun_path`, 104 bytes on macOS)."""
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,27 +1,37 @@
 """The browser's first page, and the exact size of what it shows.
 
 Rule: a viewport is the window's own content size, not an emulation that one client holds: so every client sees it,
-new tabs and windows come up with it, and a popup that asks for another size gets that.
+new tabs and windows come up with it, and a popup that asks for another size gets that (with ``--window-size`` it
+would not). The profile says where the window was last, so it has its size from the first frame on, and nobody has to
+wait for a page to be resized.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import json
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.errors import BackendError
+from lifecycle.logs import get_logger
 
 if TYPE_CHECKING:
     from lifecycle.ports import CdpEndpoint
+    from lifecycle_adapters.local.profiles import Profile
 
-__all__ = ["set_viewport", "wait_for_page"]
+__all__ = ["place_window", "set_viewport", "wait_for_page"]
 
 _POLL: Final = 0.005
 """Seconds between two looks for the first page; most often it is there at the first."""
 
 _SETTLE: Final = 2.0
 """Seconds that a window gets to take its size."""
+
+_CORNER: Final = 10
+"""Where Chromium itself puts the top left corner of a headless window."""
+
+_frame_height: Final[dict[bool, int]] = {False: 87, True: 143}
+"""What a window is higher than its page, without and with a head: seen on Chromium 156, then what was seen last."""
 
 _SIZE_TAKEN: Final = """new Promise(done => {
   const size = () => [innerWidth, innerHeight];
@@ -31,7 +41,7 @@ _SIZE_TAKEN: Final = """new Promise(done => {
   setTimeout(() => done(size()), %(settle)d);
 })"""
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 
 async def wait_for_page(endpoint: CdpEndpoint) -> str:
@@ -44,20 +54,49 @@ async def wait_for_page(endpoint: CdpEndpoint) -> str:
         await asyncio.sleep(_POLL)
 
 
-async def set_viewport(endpoint: CdpEndpoint, page: str, width: int, height: int) -> None:
-    """Give the window of `page` a viewport of exactly this size, in CSS pixels, and wait until the page has it.
+def place_window(profile: Profile, width: int, height: int, *, headed: bool) -> None:
+    """Note in a new profile that its window was last open with this viewport, which is where Chromium reopens it."""
+    right, bottom = _CORNER + width, _CORNER + height + _frame_height[headed]
+    placement = {
+        "left": _CORNER,
+        "top": _CORNER,
+        "right": right,
+        "bottom": bottom,
+        "maximized": False,
+        "work_area_left": 0,
+        "work_area_top": 0,
+        "work_area_right": right + _CORNER,
+        "work_area_bottom": bottom + _CORNER,
+    }
+    folder = profile.user_data / "Default"
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "Preferences").write_text(json.dumps({"browser": {"window_placement": placement}}))
 
-    A window manager may know better; then a warning says what the page got.
+
+async def set_viewport(endpoint: CdpEndpoint, page: str, width: int, height: int, *, headed: bool) -> None:
+    """Give the window of `page` a viewport of exactly this size, in CSS pixels.
+
+    A window that `place_window` got right stays as it is. Otherwise, and where a window manager may know better, the
+    page is asked, and a warning says so when it got another size.
     """
-    window = await endpoint.call("Browser.getWindowForTarget", {"targetId": page})
-    window_id = window["windowId"]
+    before = await endpoint.call("Browser.getWindowForTarget", {"targetId": page})
+    size = {"windowId": before["windowId"], "width": width, "height": height}
+    try:
+        await endpoint.call("Browser.setContentsSize", size)
+    except BackendError:  # a Chromium without that command
+        resized = False
+    else:
+        resized = True
+        after = await endpoint.call("Browser.getWindowForTarget", {"targetId": page})
+        if after["bounds"] == before["bounds"] and not headed:
+            return
+        bounds = after["bounds"]
+        if isinstance(bounds, dict):
+            _frame_height[headed] = int(bounds["height"]) - height
     session = str((await endpoint.call("Target.attachToTarget", {"targetId": page, "flatten": True}))["sessionId"])
     try:
-        try:
-            size = {"windowId": window_id, "width": width, "height": height}
-            await endpoint.call("Browser.setContentsSize", size)
-        except BackendError:  # a Chromium without that command
-            await _resize_window(endpoint, session, window_id, width, height)
+        if not resized:
+            await _resize_window(endpoint, session, before["windowId"], width, height)
         settle = int(_SETTLE * 1000)
         got = await _evaluate(endpoint, session, _SIZE_TAKEN % {"width": width, "height": height, "settle": settle})
     finally:

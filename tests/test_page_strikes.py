@@ -1,0 +1,186 @@
+"""Sessions that end while their own thread sits in a page call: by a signal handler, another thread, a deadline, a crash.
+
+Each runs in a process of its own, with a real Chromium, since signals and the thread's event loop are the process's.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+HEAD = """
+import asyncio, faulthandler, os, signal, threading, time
+faulthandler.dump_traceback_later(50, exit=True)
+from lifecycle import *
+
+STUCK = "new Promise(() => {})"
+client = Client(store="memory:")
+
+def drivers():
+    found = []
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            try:
+                with open(f"/proc/{pid}/stat") as f, open(f"/proc/{pid}/cmdline") as g:
+                    if f.read().rsplit(")", 1)[1].split()[1] == str(os.getpid()):
+                        found.append(g.read())
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return [c for c in found if "driver" in c and "node" in c]
+
+def nothing_is_left():
+    assert asyncio.run(asyncio.sleep(0, "works again")) == "works again"
+    assert drivers() == []
+"""
+
+
+def run(body: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", HEAD + textwrap.dedent(body)],
+        capture_output=True, text=True, timeout=110, check=False, env=dict(os.environ),
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr[-3000:]
+    return ran.stdout
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the child counts its processes in /proc, which is Linux's")
+
+
+@linux
+@pytest.mark.parametrize("script", ["STUCK", "'1'"], ids=["in a call that never returns", "between calls"])
+def test_a_signal_handler_may_stop_a_session_whose_page_is_in_use(script: str) -> None:
+    """Seen: the handler ran inside Playwright's own event loop, and a call into it there never came back."""
+    run(f"""
+    session = client.Session()
+    signal.signal(signal.SIGALRM, lambda *_: session.stop())
+    try:
+        with session:
+            page = session.page
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            while True:
+                page.evaluate({script})
+    except Exception as error:
+        assert "closed" in str(error), error
+    assert session.state == "closed"
+    nothing_is_left()
+    """)
+
+
+@linux
+def test_an_event_listener_of_the_page_may_stop_its_session() -> None:
+    run("""
+    with client.Session() as session:
+        session.page.on("console", lambda _: session.stop())
+        try:
+            session.page.evaluate("console.log(1); " + STUCK)
+        except Exception as error:
+            assert "closed" in str(error), error
+    assert session.state == "closed"
+    nothing_is_left()
+    """)
+
+
+@linux
+def test_the_thread_of_a_page_gives_its_driver_up_when_others_ended_the_session() -> None:
+    """Seen: a stop from another thread lost the page, and `asyncio.run` never worked again in its thread."""
+    run("""
+    for end in ("thread", "id", "client"):
+        mine = Client(store="memory:")
+        with mine.Session() as session:
+            session.page.title()
+            ending = {"thread": session.stop, "id": lambda: mine.sessions.stop(session.session_id), "client": mine.close}
+            thread = threading.Thread(target=ending[end])
+            thread.start()
+            thread.join()
+            assert session.state == "closed"
+            assert len(drivers()) == 1
+        nothing_is_left()
+        mine.close()
+    """)
+
+
+@linux
+def test_a_deadline_ends_a_session_whose_caller_sits_in_a_page_call() -> None:
+    run("""
+    began = time.monotonic()
+    with client.Session(max_duration_minutes=0.05, timeout_minutes=0.05) as session:
+        page = session.page
+        try:
+            page.evaluate(STUCK)
+        except Exception as error:
+            assert "closed" in str(error), error
+        assert time.monotonic() - began < 20
+        assert session.wait_ended(timeout=10).status == "timed_out"
+        for use in (lambda: session.page, session.cdp_url, session.get_cookies):
+            try:
+                use()
+            except SessionTimedOut as error:
+                assert error.deadline == "max_duration" and error.minutes == 0.05, error
+            else:
+                raise AssertionError("a session that is over was used")
+    nothing_is_left()
+    """)
+
+
+@linux
+def test_a_browser_that_is_killed_ends_the_session_within_a_second() -> None:
+    run("""
+    with client.Session() as session:
+        page = session.page
+        (pid,) = [int(v) for k, v in client._core.active[session.attachment_id].facts_kept.items() if k == "pid"]
+        killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        try:
+            page.evaluate(STUCK)
+        except Exception as error:
+            assert "closed" in str(error), error
+        killer.join()
+        status = session.wait_ended(timeout=1)
+        assert (status.status, status.close_reason) == ("error", "crash"), status
+        try:
+            session.page
+        except SessionFailed as error:
+            assert "signal 9" in str(error), error
+    nothing_is_left()
+    """)
+
+
+@linux
+@pytest.mark.parametrize("where", ["start", "call", "between", "stop"])
+def test_ctrl_c_with_a_page(where: str) -> None:
+    """A real SIGINT in each phase of a session with a page; it arrives, and nothing is left."""
+    run(f"""
+    where = {where!r}
+    def strike(after):
+        signal.setitimer(signal.ITIMER_REAL, after)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    session = client.Session(prefetch_page=True)
+    struck = False
+    try:
+        if where == "start":
+            strike(0.1)
+        with session:
+            page = session.page
+            if where == "call":
+                strike(0.2)
+                page.evaluate(STUCK)
+            elif where == "between":
+                strike(0.2)
+                while True:
+                    page.title()
+            elif where == "stop":
+                strike(0.01)
+        if where == "stop":
+            while True:
+                time.sleep(0.01)
+    except KeyboardInterrupt:
+        struck = True
+    assert struck
+    session.wait_ended(timeout=20)
+    assert session.state == "closed"
+    nothing_is_left()
+    """)

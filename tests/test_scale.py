@@ -1,0 +1,149 @@
+"""Many sessions at once in one process: they cost no thread, no descriptor and little time each."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from lifecycle import AsyncClient, Client, RecordKind, State
+from lifecycle.states import CloseReason
+from lifecycle.stores.memory import MemoryStore
+from lifecycle.testing import ManualClock
+from lifecycle_adapters.memory import MemoryAdapter
+
+MANY = 10_000
+
+BOUND = 60.0
+"""Seconds of processor time for starting and ending all of them, whoever else uses the machine; about 12 in 2026."""
+
+
+def descriptors():
+    return len(os.listdir("/dev/fd"))  # noqa: PTH208 - pathlib would stat what may be gone
+
+
+async def in_groups(calls, size=500):
+    """Await many calls, so many at a time."""
+    calls = list(calls)
+    for start in range(0, len(calls), size):
+        await asyncio.gather(*(call() for call in calls[start : start + size]))
+
+
+def check(store, adapter, dest, reason, *, count):
+    records = [r for _, r in store.records()]
+    assert sorted(adapter.opened) == sorted(adapter.released)
+    kinds = Counter((r.kind, r.dest) for r in records)
+    assert kinds == {
+        (RecordKind.INTENT, State.ACTIVE): count,
+        (RecordKind.COMMIT, State.ACTIVE): count,
+        (RecordKind.INTENT, dest): count,
+        (RecordKind.COMMIT, dest): count,
+    }
+    ends = [r for r in records if r.terminal]
+    assert len({r.attachment_id for r in ends}) == len(ends) == count
+    assert {r.close_reason for r in ends} == {reason}
+    assert [r.writer_seq for r in records] == list(range(1, 4 * count + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ten_thousand_sessions_live_at_once_and_are_stopped():
+    adapter, store = MemoryAdapter(), MemoryStore()
+    Client(adapter=MemoryAdapter(), store="memory:").close()  # the supervisor's threads are there
+
+    async def main():
+        began = time.process_time()
+        async with AsyncClient(adapter=adapter, store=store) as client:
+            await (await client.Session().start()).stop()  # what the process opens once, for all its sessions
+            threads, fds = threading.active_count(), descriptors()
+            sessions = [client.Session(timeout_minutes=60) for _ in range(MANY)]
+            await in_groups([s.start for s in sessions])
+            started = time.process_time() - began
+            assert len(adapter.live) == MANY
+            assert {s.state for s in sessions} == {State.ACTIVE}
+            assert threading.active_count() == threads
+            assert descriptors() == fds
+            one = time.process_time()
+            await sessions[MANY // 2].get_cookies()
+            operation = time.process_time() - one
+            await in_groups([s.stop for s in sessions])
+            assert {s.state for s in sessions} == {State.CLOSED}
+            assert threading.active_count() == threads
+            took = time.process_time() - began
+        print(f"{MANY} sessions: {started:.1f} s to start, {took:.1f} s in all, one call {operation * 1000:.1f} ms")
+        assert took < BOUND
+        assert operation < 1.0
+
+    asyncio.run(main())
+    check(store, adapter, State.CLOSED, CloseReason.MANUAL, count=MANY + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ten_thousand_sessions_expire_in_one_moment():
+    adapter, store, clock = MemoryAdapter(), MemoryStore(), ManualClock()
+    before = threading.active_count()
+    with Client(adapter=adapter, store=store, clock=clock) as client:
+
+        async def start():
+            core = client._core
+            sessions = [client.Session(timeout_minutes=1) for _ in range(MANY)]
+
+            async def work(caller):
+                for begin in range(0, MANY, 500):
+                    await asyncio.gather(*(core.start(s._att, caller) for s in sessions[begin : begin + 500]))
+
+            await core.supervisor.acall(work)
+            return sessions
+
+        sessions = asyncio.run(start())
+        assert len(adapter.live) == MANY
+        began = time.process_time()
+        clock.advance(61)
+        for session in sessions:
+            assert session.wait_ended(timeout=200).status is State.TIMED_OUT
+        took = time.process_time() - began
+        print(f"{MANY} sessions expired in {took:.1f} s of processor time")
+        assert took < BOUND
+    assert threading.active_count() <= before + 20
+    check(store, adapter, State.TIMED_OUT, CloseReason.IDLE_TIMEOUT, count=MANY)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_closing_the_client_ends_all_of_them():
+    fewer = 2_000
+    adapter, store = MemoryAdapter(), MemoryStore()
+
+    async def main():
+        client = AsyncClient(adapter=adapter, store=store)
+        sessions = [client.Session(timeout_minutes=60) for _ in range(fewer)]
+        await in_groups([s.start for s in sessions])
+        began = time.process_time()
+        await client.close()
+        assert time.process_time() - began < BOUND
+        assert {s.state for s in sessions} == {State.CLOSED}
+
+    asyncio.run(main())
+    check(store, adapter, State.CLOSED, CloseReason.MANUAL, count=fewer)
+
+
+def test_ended_sessions_leave_no_memory_behind():
+    """Sessions that end long before their deadline are let go at once, whatever the deadline."""
+    import weakref
+
+    adapter = MemoryAdapter()
+    with Client(adapter=adapter, store="memory:") as client:
+        attachments = []
+        for _ in range(300):
+            with client.Session(timeout_minutes=60 * 24 * 7, max_duration_minutes=60 * 24 * 7) as session:
+                attachments.append(weakref.ref(session._att))
+            del session
+        gc.collect()
+        alive = sum(ref() is not None for ref in attachments)
+        assert alive < 100, f"{alive} of 300 ended sessions are still held"
