@@ -596,7 +596,7 @@ class GuestBackend:
         except ConnectionLost:
             return  # the owner ended, and its browser with it
         except BackendError as e:
-            self._stopping = stopping  # the answer stands: asked again, the owner no more holds what it failed to release
+            self._stopping = stopping  # the answer stands: asked again, the owner does not know the session
             raise ReleaseFailed(str(e), session_id=self._session_id) from e
 
     def _begins(self) -> None:

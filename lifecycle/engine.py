@@ -189,7 +189,7 @@ class Supervisor:
         return found[1]
 
     def reserve_gateway(self) -> None:
-        """Start the gateway's thread: on Python 3.12 none can be started once main has ended, when sessions still may."""
+        """Start the gateway's thread: on Python 3.12 none can be started once main has ended; sessions still can."""
         if self._gateway_thread is None:
             self._gateway_thread = LoopThread("lifecycle-gateway")
             self._gateway_thread.start()

@@ -31,7 +31,6 @@ EDGE_EVENTS: Final = tuple(e for e in Event if e is not Event.OPERATE)
 _OPENING: Final = (Event.START, Event.ATTACH)
 
 
-
 class _Mark:
     """A hook that runs. Contexts are copied (by tasks that a hook starts, say) and so outlive it: the mark says so."""
 
@@ -54,7 +53,6 @@ def _marked(attachment_id: str) -> Iterator[None]:
     finally:
         mark.runs = False
         _running.reset(token)
-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

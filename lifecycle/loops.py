@@ -84,9 +84,7 @@ class Workers:
 
     def __init__(self, *names: str) -> None:
         self._jobs: Jobs = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True) for name in names
-        ]
+        self._threads = [threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True) for name in names]
         for thread in self._threads:
             thread.start()
 

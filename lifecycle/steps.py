@@ -21,6 +21,7 @@ from lifecycle.errors import (
     LifecycleError,
     ReleaseFailed,
     StartFailed,
+    StoreError,
 )
 from lifecycle.states import STEPS, Policy, Step
 
@@ -317,16 +318,16 @@ class Steps:
         att.acquiring = True
         backend: Backend | None = None
         try:
-            backend = await work
+            opened = backend = await work
         finally:
             att.acquiring = False
             self._acquiring.discard(task)
             if att.state.terminal:  # its ending is committed, with a row that does not say released
                 self._host.fire(self._give_up(att, backend), f"late backend of {att.attachment_id}")
         if not att.state.terminal:
-            att.backend = backend
+            att.backend = opened
             if not att.guest:
-                att.session_id = backend.session_id
+                att.session_id = opened.session_id
 
     async def _give_up(self, att: Attachment, backend: Backend | None) -> None:
         """Release what came too late, and say in the ledger that it is released once it is."""
@@ -348,7 +349,8 @@ class Steps:
             return
         row = self._host.row_of(att, released=True)
         if row is not None:
-            await self._host.journal.append(row=row)
+            with contextlib.suppress(StoreError):  # the journal writes it with whatever comes next
+                await self._host.journal.append(row=row)
 
     async def _load_cookies(self, att: Attachment) -> str | None:
         assert att.backend is not None and att.loaded is not None  # noqa: S101, PT018 - else the step is needless

@@ -1,4 +1,4 @@
-"""Runs programs of their own: what happens at the end of a process, in a fork or under a signal can only be seen there."""
+"""Runs programs of their own: the end of a process, a fork or a signal can only be seen there."""
 
 from __future__ import annotations
 

@@ -151,9 +151,9 @@ def _command(pid: str) -> str:
 
 def _fds() -> dict[int, str]:
     found = {}
-    for entry in os.listdir("/dev/fd"):  # noqa: PTH208 - pathlib would stat what may be gone
+    for entry in os.listdir("/dev/fd"):
         try:
-            found[int(entry)] = os.readlink(_PROC / "fd" / entry) if sys.platform == "linux" else "open"  # noqa: PTH115
+            found[int(entry)] = os.readlink(_PROC / "fd" / entry) if sys.platform == "linux" else "open"
         except OSError:
             continue  # the descriptor of this listing
     return found

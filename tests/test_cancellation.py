@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BOUND = 20.0
 COOKIE = {"name": "mine", "value": "1", "domain": "site.test", "path": "/"}
 
+
 class Waits:
     """Awaits a coroutine and does something to its task at the `nth` point at which it waits.
 

@@ -1,4 +1,4 @@
-"""The end of the interpreter, however it comes, ends what is active: cookies saved, log complete, exit code unchanged."""
+"""The end of the interpreter ends what is active: cookies saved, log complete, exit code unchanged."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
-FORK = BEGIN + """
+FORK = (
+    BEGIN
+    + """
 import signal, traceback, warnings
 # Python 3.12 warns of every fork in a process with threads; that is what is tried here.
 warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
@@ -55,6 +57,7 @@ def goes_on():
 
 session = begin()
 """
+)
 
 
 def run(code: str, folder: Path) -> str:
@@ -203,7 +206,7 @@ def test_a_with_block_that_the_child_leaves_too(tmp_path):
 @pytest.mark.parametrize("adapter", ["memory", "local"])
 def test_the_child_holds_no_descriptor_of_the_parent(adapter, tmp_path):
     run(
-        """
+        f"""
         if {adapter!r} == "local":
             session.stop()
             client = Client(adapter="local", store=f"sqlite:///{{folder}}/log.db")
@@ -229,7 +232,7 @@ def test_the_child_holds_no_descriptor_of_the_parent(adapter, tmp_path):
 
         assert fork(work) == 0
         goes_on()
-        """.format(adapter=adapter),
+        """,
         tmp_path,
     )
 

@@ -205,7 +205,7 @@ def _wait_gone(pid: int) -> None:
     while time.monotonic() < until:
         os.kill(pid, 0)
         try:
-            with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
+            with open(f"/proc/{pid}/stat") as stat:
                 if stat.read().rsplit(")", 1)[1].split()[0] == "Z":
                     raise ProcessLookupError
         except FileNotFoundError as e:

@@ -288,7 +288,6 @@ async def all_done(_: object) -> None:
         await asyncio.wait(others)
 
 
-
 FIRST = """
 import os, signal, traceback
 from striking import Strike

@@ -116,7 +116,7 @@ def test_it_listens_to_no_port(rig):
             with contextlib.suppress(OSError):
                 fields = stat.read_text().rpartition(")")[2].split()
                 if int(fields[2]) == session.backend.pid:
-                    sockets |= {os.readlink(fd) for fd in (stat.parent / "fd").iterdir()}  # noqa: PTH115
+                    sockets |= {os.readlink(fd) for fd in (stat.parent / "fd").iterdir()}
         listening = [
             line.split()
             for name in ("tcp", "tcp6")
@@ -536,7 +536,7 @@ def display(monkeypatch):
     command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1600x1100x24", "-nolisten", "tcp"]
     server = subprocess.Popen(command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.close(write)
-    with open(read) as said:  # noqa: PTH123 - a descriptor
+    with open(read) as said:
         monkeypatch.setenv("DISPLAY", f":{said.readline().strip()}")
     yield
     server.terminate()
@@ -725,7 +725,7 @@ def test_a_root_that_is_taken_while_it_is_made_is_made_again(temp, monkeypatch):
 
     def strike(fd, flags):
         if not struck:
-            struck.append(os.readlink(f"/dev/fd/{fd}") if sys.platform == "linux" else "")  # noqa: PTH115
+            struck.append(os.readlink(f"/dev/fd/{fd}") if sys.platform == "linux" else "")
             raise BlockingIOError
         flock(fd, flags)
 

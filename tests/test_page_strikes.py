@@ -1,4 +1,4 @@
-"""Sessions that end while their own thread sits in a page call: by a signal handler, another thread, a deadline, a crash.
+"""Sessions that end while their own thread sits in a page call: a signal, another thread, a deadline, a crash.
 
 Each runs in a process of its own, with a real Chromium, since signals and the thread's event loop are the process's.
 """
@@ -92,8 +92,8 @@ def test_the_thread_of_a_page_gives_its_driver_up_when_others_ended_the_session(
         mine = Client(store="memory:")
         with mine.Session() as session:
             session.page.title()
-            ending = {"thread": session.stop, "id": lambda: mine.sessions.stop(session.session_id), "client": mine.close}
-            thread = threading.Thread(target=ending[end])
+            by_id = lambda: mine.sessions.stop(session.session_id)
+            thread = threading.Thread(target={"thread": session.stop, "id": by_id, "client": mine.close}[end])
             thread.start()
             thread.join()
             assert session.state == "closed"

@@ -52,7 +52,9 @@ def test_a_block_runs_as_pasted(code: str, site: Site, tmp_path: Path) -> None:
 def test_the_commands_exist() -> None:
     """A console block names only commands that are there."""
     makefile = (ROOT / "Makefile").read_text()
-    for command in re.findall(r"^\$ (.*?)(?:\s+#.*)?$", "\n".join(c for k, c in BLOCKS if k == "console"), re.MULTILINE):
+    for command in re.findall(
+        r"^\$ (.*?)(?:\s+#.*)?$", "\n".join(c for k, c in BLOCKS if k == "console"), re.MULTILINE
+    ):
         program, *words = command.split()
         if program == "make":
             assert re.search(rf"^{words[0]}:", makefile, re.MULTILINE), command
@@ -64,7 +66,11 @@ def test_the_commands_exist() -> None:
                     break
                 path.append(word)
             ran = subprocess.run(
-                [sys.executable, "-m", "lifecycle.cli", *path, "--help"], capture_output=True, text=True, timeout=60, check=False
+                [sys.executable, "-m", "lifecycle.cli", *path, "--help"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
             assert ran.returncode == 0, (command, ran.stderr)
 

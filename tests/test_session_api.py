@@ -1612,7 +1612,7 @@ def test_texts_that_have_no_utf8_form_never_stop_the_log(way, tmp_path):
     path = tmp_path / "cookies.json"
     path.write_text(json.dumps([{"name": "odd\ud800", "value": "1", "domain": "example.com", "path": "/"}]))
     bad_path = str(tmp_path / "torn\udcff.json")
-    with open(bad_path, "w") as f:  # noqa: PTH123 - pathlib is not what is tested
+    with open(bad_path, "w") as f:
         f.write("[{")
     threading.current_thread().name = "odd\ud800"
     try:

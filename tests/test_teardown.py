@@ -359,6 +359,8 @@ def test_an_extension_that_was_not_recorded_does_not_hold():
             session.extend(minutes=5)
         store.broken = False
         assert session.status().max_duration_minutes == 5
+        client.Session().start().stop()
+        assert store.session(session.session_id).max_duration_minutes == 5
         assert session.extend(minutes=2).max_duration_minutes == 7
         assert store.session(session.session_id).max_duration_minutes == 7
         kinds = [r.kind for _, r in store.records(attachment_id=session.attachment_id)]

@@ -115,7 +115,9 @@ def test_sessions_of_many_threads_at_once():
                 gate.wait(BOUND)
                 for _ in range(5):
                     with client.Session() as session:
-                        session.set_cookies(cookies=[{"name": session.session_id, "value": "1", "url": "http://s.test/"}])
+                        session.set_cookies(
+                            cookies=[{"name": session.session_id, "value": "1", "url": "http://s.test/"}]
+                        )
                         assert [c["name"] for c in session.get_cookies()] == [session.session_id]
             except BaseException as e:
                 failed.put(e)

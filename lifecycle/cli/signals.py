@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +50,10 @@ def _end_again(dropped: Interrupted) -> None:
         signal.setitimer(signal.ITIMER_REAL, _AGAIN)
 
 
+def _say_nothing(dropped: sys.UnraisableHookArgs) -> None:
+    del dropped
+
+
 @contextmanager
 def ending_on_signals() -> Iterator[Sequence[Interrupted]]:
     """In the block, a signal raises `Interrupted` in the main thread; gives those that were raised, first to last."""
@@ -70,7 +74,7 @@ def ending_on_signals() -> Iterator[Sequence[Interrupted]]:
     before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     if sys.platform != "win32":
         before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
-    tell = sys.unraisablehook
+    tell: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
 
     def unraisable(dropped: sys.UnraisableHookArgs) -> None:
         if isinstance(dropped.exc_value, Interrupted):
@@ -87,8 +91,7 @@ def ending_on_signals() -> Iterator[Sequence[Interrupted]]:
     finally:
         if struck and not os.environ.get("LIFECYCLE_DEBUG"):
             # What was broken off, such as Playwright's start, complains as the interpreter clears it away.
-            def tell(dropped: sys.UnraisableHookArgs) -> None:
-                del dropped
+            tell = _say_nothing
 
         for number, handler in before.items():
             signal.signal(number, handler)
