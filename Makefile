@@ -79,6 +79,7 @@ contracts: setup ## the direction of imports
 
 generated: setup ## generated files are what the code generates
 	@$(BIN)/python -m lifecycle.diagram --check
+	@$(BIN)/python -m lifecycle.cli.reference --check README.md
 
 wheel: setup
 	@rm -rf dist
@@ -114,8 +115,9 @@ format: setup ## put the code into its format
 	@$(BIN)/ruff check --quiet --fix . || true
 	@$(BIN)/ruff format .
 
-diagrams: setup ## draw diagrams/ anew from the table
+diagrams: setup ## draw diagrams/ anew from the table, and the help in the README from the commands
 	@$(BIN)/python -m lifecycle.diagram
+	@$(BIN)/python -m lifecycle.cli.reference --write README.md
 
 lock: | $(LOCKED) ## resolve the locks anew; UPGRADE=1 moves to the newest versions
 	@$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock

@@ -25,7 +25,7 @@ PYTHON = [code for language, code in BLOCKS if language == "python"]
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    assert {language for language, _ in BLOCKS} <= {"python", "console"}
+    assert {language for language, _ in BLOCKS} <= {"python", "console", "text"}
     assert len(PYTHON) >= 8
 
 

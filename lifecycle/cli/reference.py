@@ -5,10 +5,12 @@ Rule: the same on every machine: 80 columns, no colours, whatever the terminal a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["commands", "help_text"]
+__all__ = ["commands", "embedded", "help_text"]
 
 WIDTH: Final = 80
 
@@ -38,5 +40,31 @@ def help_text() -> str:
     return "\n".join(parts)
 
 
+def embedded(readme: str) -> str:
+    """`readme` with the help between its ``<!-- cli -->`` marks."""
+    before, begin, rest = readme.partition("<!-- cli -->\n")
+    _, end, after = rest.partition("<!-- /cli -->")
+    if not begin or not end:
+        msg = "there are no marks <!-- cli --> and <!-- /cli --> for the help"
+        raise ValueError(msg)
+    return f"{before}{begin}```text\n{help_text()}```\n{end}{after}"
+
+
+def main(arguments: list[str]) -> int:
+    """Print the help; with ``--write FILE`` put it into a README, with ``--check FILE`` say whether it is current."""
+    if not arguments:
+        print(help_text(), end="")
+        return 0
+    way, name = arguments
+    path = Path(name)
+    text = path.read_text()
+    if way == "--write":
+        path.write_text(embedded(text))
+    elif text != embedded(text):
+        print(f"{name} does not show the help as it is; run: python -m lifecycle.cli.reference --write {name}")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print(help_text(), end="")
+    sys.exit(main(sys.argv[1:]))
