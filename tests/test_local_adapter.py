@@ -107,6 +107,23 @@ def test_a_browser_comes_and_goes(rig):
         session.call("Browser.getVersion")
 
 
+@pytest.mark.parametrize("room", [0, 200])
+def test_a_killed_browser_leaves_no_temporary_files(rig, monkeypatch, room):
+    """Chromium puts a socket into the temporary folder; into the session's own, where that path is not too long."""
+    monkeypatch.setattr("lifecycle_adapters.local.profiles._SOCKET_ROOM", room)
+    monkeypatch.setenv("TMPDIR", tempfile.gettempdir())
+    with rig.browser() as session:
+        folder = Path(session.host.facts["profile"])
+        link = folder / "profile" / "SingletonSocket"
+        until(link.is_symlink)
+        home = link.readlink().parent
+        assert home.is_dir()
+        assert home.is_relative_to(folder) == (room > 0)
+        os.kill(session.backend.pid, signal.SIGKILL)
+        session.host.ends.get(timeout=2)
+    assert not home.exists()
+
+
 @linux
 def test_it_listens_to_no_port(rig):
     with rig.browser() as session:

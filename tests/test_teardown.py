@@ -336,6 +336,22 @@ def test_ended_sessions_leave_nothing_in_memory(cookie_file, many):
     assert held == before
 
 
+def test_a_deadline_does_not_keep_a_session_that_is_over():
+    with Client(adapter=MemoryAdapter(), store="memory:", clock=ManualClock()) as client:
+        seen = []
+        for _ in range(10):  # too few for a clearing of the deadlines
+            session = client.Session(timeout_minutes=9000, max_duration_minutes=10080).start()
+            session.stop()
+            seen.append(weakref.ref(session._att))
+        del session
+
+        def left():
+            gc.collect()
+            return [ref for ref in seen if ref() is not None]
+
+        eventually(lambda: not left(), "ended sessions are let go of")
+
+
 def test_a_handle_that_is_kept_holds_no_cookies_after_its_end(cookie_file):
     with Client(adapter=MemoryAdapter(), store="memory:") as client:
         session = client.Session(cookie_file=cookie_file).start()

@@ -22,6 +22,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -41,8 +42,9 @@ _REMOVE_BUDGET: Final = 3.0
 _END_BUDGET: Final = 3.0
 """Seconds that a browser which was left over gets to go once it was killed."""
 
-_SOCKET_ROOM: Final = 104 - len("/org.chromium.Chromium.XXXXXX/SingletonSocket") - 1
-"""Longest folder that Chromium can still put its socket into (`sockaddr_un.sun_path`, 104 bytes on macOS)."""
+_SOCKET: Final = "/org.chromium.Chromium.XXXXXX/SingletonSocket"
+_SOCKET_ROOM: Final = (108 if sys.platform == "linux" else 104) - 1 - len(_SOCKET)
+"""Longest folder that Chromium can still put its socket into (`sockaddr_un.sun_path` with its closing NUL)."""
 
 _log: Final = get_logger(__name__)
 
@@ -125,6 +127,7 @@ class Profiles:
         """
         if not profile.folder.exists():
             return True
+        _remove_socket(profile.folder)
         gone = _remove_tree(profile.folder, _REMOVE_BUDGET)
         with self._mutex:
             root = self._root
@@ -266,6 +269,7 @@ def _sweep_root(root: Path) -> bool:
         if root.is_dir() and not root.is_symlink():
             for folder in root.iterdir():
                 _end_browser(folder)
+                _remove_socket(folder)
             if not _remove_tree(root, _REMOVE_BUDGET):
                 return False
         lock.unlink(missing_ok=True)
@@ -286,6 +290,17 @@ def _end_browser(folder: Path) -> None:
         _log.warning("Chromium (pid %d) outlived its owner and was ended", pid)
         procs.kill_group(pid, started)
         procs.wait_group(pid, _END_BUDGET)
+
+
+def _remove_socket(folder: Path) -> None:
+    """Remove the folder of the socket that a killed Chromium left in the system's temporary folder (see `temp`)."""
+    try:
+        home = Path(os.readlink(folder / "profile" / "SingletonSocket")).parent  # noqa: PTH115 - not to be resolved
+    except OSError:
+        return  # it was closed, or had none
+    named = home.name.startswith(("org.chromium.", ".org.chromium.", "com.google.", ".com.google."))
+    if named and home.parent == Path(tempfile.gettempdir()) and _ours(home):
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _remove_tree(folder: Path, seconds: float) -> bool:
