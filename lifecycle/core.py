@@ -199,7 +199,7 @@ class ClientCore:
         self.supervisor.cores.discard(self)
         self._opened = None
         for att in list(self._contexts.values()):  # who waits for the end of a session that never began
-            if att.state is State.NOT_STARTED and att.ended is not None:
+            if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING and att.ended is not None:
                 att.ended.set()
         if self._owns_adapter:
             try:
@@ -340,8 +340,8 @@ class ClientCore:
         """Wait until the attachment is over."""
         self._refuse_in_hook("wait_ended()", att, caller)
         self._arrives(att, caller)
-        if att.state is State.NOT_STARTED:
-            self.check_open()
+        if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:
+            self.check_open()  # it will never begin, so it will never end
         if not att.state.terminal or att.in_flight is not InFlight.NOTHING:
             att.ended = att.ended or asyncio.Event()
             await att.ended.wait()
