@@ -14,6 +14,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?=
 # Versions that the tests run on as well, where they are present.
 OTHER_PYTHONS ?= 3.12 3.13
+# How many tests run at once: most of them wait for a browser or a process.
+JOBS ?= 3
 # More arguments for pytest: make test ARGS="-k cookies"
 ARGS ?=
 
@@ -92,13 +94,13 @@ wheel-tests: wheel browser ## the tests, on the built wheel, on each Python pres
 		[ "$$version" != "$$mine" ] || continue; \
 		if python=$$(sh .ci/find-python "$$version" 2>/dev/null); then \
 			echo "== Python $$version"; \
-			sh .ci/test-wheel "$$python" ".venv-test-$$version" -m "not slow" $(ARGS) || exit 1; \
+			sh .ci/test-wheel "$$python" ".venv-test-$$version" -n $(JOBS) --dist worksteal -m "not slow" $(ARGS) || exit 1; \
 		else \
 			echo "== Python $$version is not here, left out"; \
 		fi; \
 	done; \
 	echo "== Python $$mine"; \
-	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" --cov --cov-config=pyproject.toml $(ARGS)
+	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)
 
 # --- the rest ---------------------------------------------------------------------------------------------------
 

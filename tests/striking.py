@@ -75,6 +75,7 @@ class Swallowed:
 
     def __enter__(self) -> Self:
         if self._loop is not None:
+            self._handler = self._loop.get_exception_handler()
             self._loop.set_exception_handler(self._of_loop)
         self._before = sys.unraisablehook, threading.excepthook
         sys.unraisablehook = lambda u: self._add(f"in {u.object!r}", u.exc_value, u.exc_traceback)
@@ -84,7 +85,7 @@ class Swallowed:
     def __exit__(self, *_: object) -> None:
         sys.unraisablehook, threading.excepthook = self._before
         if self._loop is not None:
-            self._loop.set_exception_handler(None)
+            self._loop.set_exception_handler(self._handler)
 
     def _of_loop(self, _: object, context: dict[str, Any]) -> None:
         self._add(context.get("message", ""), context.get("exception"), None)

@@ -103,7 +103,7 @@ def log(tmp_path: Path) -> Stored:
     with Client(adapter=adapter, store=url) as client:
         with client.Session(name="shop", labels={"team": "crawl", "env": "test"}) as stopped:
             pass
-        with client.Session(timeout_minutes=0.0002, labels={"team": "crawl"}) as timed_out:
+        with client.Session(timeout_minutes=0.02, labels={"team": "crawl"}) as timed_out:
             timed_out.wait_ended(WITHIN)
         failed = client.Session()
         with pytest.raises(errors.StartFailed):

@@ -18,6 +18,7 @@ from striking import Strike, Swallowed
 
 from lifecycle import Client, Session, State, StepOutcome
 from lifecycle.engine import supervisor
+from lifecycle.loops import LoopThread
 from lifecycle_adapters.memory import MemoryAdapter
 
 if TYPE_CHECKING:
@@ -234,6 +235,23 @@ def test_ctrl_c_at_each_point_of_start_and_stop(do, tmp_path):
     count = sweep(do, KeyboardInterrupt, tmp_path, close=True)
     print(f"KeyboardInterrupt at each of {count} points of {do.__name__}")
     assert count > 100
+
+
+def test_a_stop_that_is_struck_before_it_is_posted_is_posted_all_the_same(monkeypatch):
+    """Nothing else would end a session that is in no block."""
+    post, strikes = LoopThread.post, [KeyboardInterrupt()]
+
+    def struck_once(self: LoopThread, *args: Any) -> None:
+        if strikes and not self.inside():
+            raise strikes.pop()
+        post(self, *args)
+
+    with Client(adapter="memory", store="memory:") as client:
+        session = client.Session().start()
+        monkeypatch.setattr(LoopThread, "post", struck_once)
+        with pytest.raises(KeyboardInterrupt):
+            session.stop()
+        assert session.state is State.CLOSED
 
 
 def test_system_exit_at_each_point_of_a_block(tmp_path):

@@ -76,7 +76,8 @@ def naming(text: str) -> list[str]:
 
 
 def roots() -> list[Path]:
-    return [p for base in Path(tempfile.gettempdir()).glob("lifecycle-*") for p in base.iterdir()]
+    # Not the folder of control sockets: those are the owner's, not the browser's.
+    return [p for base in Path(tempfile.gettempdir()).glob("lifecycle-[0-9]*") for p in base.iterdir()]
 
 
 # --- start and end ------------------------------------------------------------------------------------------------

@@ -54,9 +54,11 @@ def test_a_dropped_client_stops_what_it_left_active(kind, tmp_path):
         session = asyncio.run(begin(client))
     att = session._att
     gone = weakref.ref(client)
+    handle = weakref.ref(session)
     del session
     gc.collect()
-    assert att.state is State.ACTIVE  # the client keeps it: a program may live on its cdp_url alone
+    assert handle() is not None  # the client keeps it: a program may live on its cdp_url alone
+    assert att.state is State.ACTIVE
     with pytest.warns(ResourceWarning, match=r"dropped with 1 session\(s\) active"):
         del client
         gc.collect()
