@@ -6,11 +6,10 @@ caller takes, hooks run in that caller's thread or loop, so they may use its pag
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -38,21 +37,15 @@ class _Mark:
 
     def __init__(self, attachment_id: str) -> None:
         self.attachment_id = attachment_id
+        self.runs = False
+
+    def begin(self) -> None:
+        """The hook runs from now on, in this context."""
+        _running.set((*(m for m in _running.get() if m.runs), self))
         self.runs = True
 
 
 _running: contextvars.ContextVar[tuple[_Mark, ...]] = contextvars.ContextVar("lifecycle_hooks_running", default=())
-
-
-@contextlib.contextmanager
-def _marked(attachment_id: str) -> Iterator[None]:
-    mark = _Mark(attachment_id)
-    token = _running.set((*(m for m in _running.get() if m.runs), mark))
-    try:
-        yield
-    finally:
-        mark.runs = False
-        _running.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +85,29 @@ class Hook:
 
     def call(self, attachment_id: str, session: object, transition: Transition) -> object:
         """Call it, or begin it when it is a coroutine function, in a context that knows it is a hook."""
-        with _marked(attachment_id):
-            return self.func(*(session, transition)[: self.arity])
+        mark = _Mark(attachment_id)
+        try:
+            try:
+                mark.begin()
+                return self.func(*(session, transition)[: self.arity])
+            finally:
+                mark.runs = False
+        finally:
+            mark.runs = False  # again: a Ctrl-C may strike on the threshold of the first
 
     async def call_async(self, attachment_id: str, session: object, transition: Transition) -> None:
         """Call it and await what it returns."""
-        with _marked(attachment_id):
-            result = self.func(*(session, transition)[: self.arity])
-            if inspect.isawaitable(result):
-                await result
+        mark = _Mark(attachment_id)
+        try:
+            try:
+                mark.begin()
+                result = self.func(*(session, transition)[: self.arity])
+                if inspect.isawaitable(result):
+                    await result
+            finally:
+                mark.runs = False
+        finally:
+            mark.runs = False  # again: as in `call`
 
 
 def inside_hook_of(attachment_id: str, context: contextvars.Context | None = None) -> bool:

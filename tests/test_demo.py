@@ -92,6 +92,7 @@ def test_without_a_browser_it_says_how_to_get_one(tmp_path: Path) -> None:
     assert "2  Another" not in run.stdout, "there is nothing to show"
 
 
+@pytest.mark.slow
 def test_a_site_that_sets_no_cookie_fails_the_demo(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -279,6 +279,22 @@ def test_an_attach_that_fails_leaves_the_session_alone(tmp_path, step, kind):
         assert adapter.unused == []
 
 
+def test_the_opener_may_leave_a_session_that_lives_on_without_it():
+    """A service's session: its opener detaches, the row says that it was not released, and others find it."""
+    adapter, store = MemoryAdapter(can_live_on=True), MemoryStore()
+    with Client(adapter=adapter, store=store) as client:
+        opener = client.Session().start()
+        opener.detach()
+        assert (opener.state, opener.status().close_reason) == (State.CLOSED, CloseReason.DETACHED)
+        assert adapter.live == [opener.session_id]
+        row = store.session(opener.session_id)
+        assert (row.state, row.released, row.close_reason) == (State.CLOSED, False, CloseReason.DETACHED)
+        with client.Session(opener.session_id) as guest:
+            assert guest.get_cookies() == []
+    assert adapter.live == []
+    check_log(store)
+
+
 # --- budgets of the start -----------------------------------------------------------------------------------------
 
 
@@ -707,7 +723,7 @@ def test_a_stop_and_an_expiry_and_a_crash_in_one_tick_are_one_end(world):
 def test_stops_expiries_and_crashes_from_many_threads_are_one_end(world):
     w = world()
     for _ in range(20):
-        session = w.session(timeout_minutes=1).start()
+        session = w.session(timeout_minutes=4 / 60).start()  # shorter than the budget of any step
 
         def crash(session=session):
             try:
@@ -715,7 +731,7 @@ def test_stops_expiries_and_crashes_from_many_threads_are_one_end(world):
             except LifecycleError:
                 return  # it was over
 
-        results = in_threads([session.stop, session.stop, crash, lambda: w.clock.advance(61), session.stop])
+        results = in_threads([session.stop, session.stop, crash, lambda: w.clock.advance(4.1), session.stop])
         assert [r for r in results if r is not None] == []
         session.wait_ended(timeout=PATIENCE)
         assert sum(r.terminal for r in w.records(session)) == 1

@@ -783,6 +783,65 @@ def test_a_hook_may_start_and_stop_another_session(way):
     assert sorted(adapter.opened) == sorted(adapter.released)
 
 
+def test_what_a_hook_left_running_may_end_the_session_later():
+    """A task inherits the context of the hook that started it, but not its being inside of the edge."""
+
+    async def main():
+        async with AsyncClient(adapter=MemoryAdapter(), store="memory:") as client:
+            session = client.Session()
+            go_on = asyncio.Event()
+            tasks = []
+
+            async def watchdog():
+                await go_on.wait()
+                await session.stop()
+
+            @session.hook(after="start")
+            async def hook(session):
+                tasks.append(asyncio.create_task(watchdog()))
+
+            await session.start()
+            go_on.set()
+            await tasks[0]
+            assert session.state is State.CLOSED
+
+    asyncio.run(main())
+
+
+def test_a_session_that_a_hook_started_is_not_inside_of_that_hook(way):
+    adapter = MemoryAdapter()
+    client = way.client(adapter=adapter)
+    started, told = [], []
+    raw = way.raw(client)
+
+    def on_fail(session):
+        told.append(session.session_id)
+
+    def make():
+        inner = raw.Session()
+        inner.hook(before="fail")(way.hook(on_fail))
+        started.append(inner)
+        return inner.start()
+
+    if way.is_async:
+
+        async def hook(session):
+            await make()
+
+    else:
+
+        def hook(session):
+            make()
+
+    outer = client.Session()
+    outer.hook(after="start")(hook)
+    outer.start()
+    adapter.crash(started[0].session_id)
+    eventually(lambda: started[0].state is State.ERROR)
+    assert told == [started[0].session_id]
+    outer.stop()
+
+
 def test_a_hook_may_read_its_session(way):
     seen = []
     client = way.client()
@@ -944,6 +1003,9 @@ def test_what_is_no_function_is_refused(way, func):
         ({"before": "stop", "budget": float("nan")}, "budget"),
         ({}, "before"),
         ({"before": []}, "before"),
+        ({"before": 5}, "before"),
+        ({"after": [5]}, "after"),
+        ({"before": "stop", "needs_page": "yes"}, "needs_page"),
     ],
 )
 def test_a_bad_registration_is_named(way, kwargs, option):

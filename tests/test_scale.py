@@ -147,3 +147,5 @@ def test_ended_sessions_leave_no_memory_behind():
         gc.collect()
         alive = sum(ref() is not None for ref in attachments)
         assert alive < 100, f"{alive} of 300 ended sessions are still held"
+        waiting = len(client._core.deadlines._heap)
+        assert waiting < 200, f"{waiting} deadlines of 300 ended sessions are still watched"

@@ -1573,10 +1573,18 @@ def test_an_unknown_adapter_names_the_nearest():
     assert caught.value.option == "adapter"
 
 
-def test_an_object_that_is_no_adapter_is_refused():
+@pytest.mark.parametrize("adapter", [MemoryAdapter, object(), 5, {}])
+def test_what_is_no_adapter_object_is_refused(adapter):
     with pytest.raises(ConfigError) as caught:
-        Client(adapter=object())
+        Client(adapter=adapter, store="memory:")
     assert caught.value.option == "adapter"
+
+
+@pytest.mark.parametrize("clock", [5, "now", ManualClock, object()])
+def test_what_is_no_clock_is_refused(clock):
+    with pytest.raises(ConfigError) as caught:
+        Client(adapter="memory", store="memory:", clock=clock)
+    assert caught.value.option == "clock"
 
 
 def test_the_environment_names_the_adapter(monkeypatch):
@@ -1805,6 +1813,65 @@ def test_ending_ids_with_odd_characters(way):
             client.sessions.get(odd)
     with client.Session() as session:
         assert session.state is State.ACTIVE
+
+
+@pytest.mark.parametrize("session_id", [None, 5, [], {}, b"x", "", "half \ud800"], ids=ascii)
+@pytest.mark.parametrize("call", ["get", "stop"])
+@pytest.mark.parametrize("store", ["memory:", "file"])
+def test_what_is_no_session_id_is_named(way, tmp_path, store, call, session_id):
+    client = way.client(store=store if store == "memory:" else f"sqlite:///{tmp_path / 's.db'}")
+    with pytest.raises(ConfigError) as caught:
+        getattr(client.sessions, call)(session_id)
+    assert caught.value.option == "session_id"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("limit", 10**30), ("offset", 10**30), ("label", 5), ("label", {"a": 1}), ("label", {1: "a"}),
+                          ("label", "a=\ud800"), ("status", 5), ("status", [])]
+)  # fmt: skip
+def test_a_filter_that_no_store_can_answer_is_named(way, tmp_path, option, value):
+    client = way.client(store=f"sqlite:///{tmp_path / 's.db'}")
+    with pytest.raises(ConfigError) as caught:
+        client.sessions.list(**{option: value})
+    assert caught.value.option == option
+
+
+def test_a_stop_inside_the_block_is_the_end_of_it(way):
+    with way.client().Session() as session:
+        session.stop()
+        assert session.state is State.CLOSED
+    assert sum(r.terminal for r in session.history()) == 1
+
+
+def test_of_sixteen_starts_at_once_one_counts(way):
+    adapter = MemoryAdapter()
+    session = way.client(adapter=adapter).Session()
+    results = way.together([(session, "start")] * 16)
+    refused = [r for r in results if isinstance(r, BaseException)]
+    assert len(refused) == 15
+    assert {type(r) for r in refused} <= {GuardRejected, InvalidTransition}
+    assert session.state is State.ACTIVE
+    assert adapter.opened == [session.session_id]
+
+
+def test_a_loop_that_is_gone_leaves_nothing_behind():
+    """`asyncio.run` that ends in the middle of a start or stop: the session is torn down without it."""
+    adapter = MemoryAdapter(faults=[Fault(step="open_backend", kind="hang")])
+    client = Client(adapter=MemoryAdapter(), store="memory:")
+    made = []
+
+    async def main():
+        made.append(AsyncClient(adapter=adapter, store="memory:"))
+        made.append(made[0].Session())
+        task = asyncio.create_task(made[1].start())
+        await asyncio.to_thread(eventually, lambda: adapter._hanging, "nothing hangs")
+        return task
+
+    asyncio.run(main())
+    eventually(lambda: made[1].state.terminal)
+    assert adapter.opened == adapter.released
+    asyncio.run(made[0].close())
+    client.close()
 
 
 def test_many_clients_at_once_on_one_file(tmp_path):

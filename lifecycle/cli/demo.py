@@ -120,6 +120,9 @@ def run_demo(keep: Path | None) -> int:
         ConfigError: The folder to keep things in is not empty.
         StartFailed: There is no browser to show anything on.
     """
+    # As in `run`: a signal that strikes in an import must find nothing open.
+    import playwright.sync_api  # noqa: F401, PLC0415 - needed by this command alone
+
     console = out()
     story = Story(console)
     began = time.monotonic()

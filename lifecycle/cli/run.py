@@ -85,12 +85,16 @@ def run(
     Raises:
         LifecycleError: What went wrong, after everything has been ended and printed.
     """
-    _check_picture(screenshot)
+    # A signal that strikes in an import can leave its lock behind, for which another thread would wait for ever: so all
+    # of Playwright is imported while nothing is open.
+    import playwright.sync_api  # noqa: F401, PLC0415 - needed by this command alone
+
     options = SessionKwargs(headless=not headed, timeout_minutes=timeout_minutes, prefetch_page=True)
     if cookie_file is not None:
         options["cookie_file"] = cookie_file
     visit = Visit(url=full_url(url), cookie_file=str(cookie_file) if cookie_file is not None else None)
     try:
+        _check_picture(screenshot)
         with Client(adapter=adapter, store=store) as client:
             session = client.Session(**options)
             try:
@@ -139,7 +143,7 @@ def _in_words(session: Session, url: str) -> Iterator[None]:
     except LifecycleError:
         raise
     except Exception as e:
-        from playwright.sync_api import Error  # noqa: PLC0415 - imported already, by the page
+        from playwright.sync_api import Error  # noqa: PLC0415 - imported already
 
         if not isinstance(e, Error):
             raise
