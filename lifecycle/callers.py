@@ -262,7 +262,6 @@ class AsyncCaller(Caller):
         super().__init__(supervisor, run, task.get_name() if task is not None else threading.current_thread().name)
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[Any] = self._loop.create_future()
-        self._answer.add_done_callback(lambda f: f.cancelled() or f.exception())  # nobody may be left to look
         self._task: asyncio.Task[None] | None = None
 
     def _post(self, callback: Callable[..., object], *args: object) -> bool:
@@ -283,6 +282,7 @@ class AsyncCaller(Caller):
                 self._answer.set_result(result)
             else:
                 self._answer.set_exception(error)
+                self._answer.exception()  # seen, now: nobody may be left to look, nor a loop to run a callback
 
         self._post(settle)
 

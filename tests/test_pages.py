@@ -23,7 +23,11 @@ def drivers() -> list[int]:
     """Playwright drivers that this process runs."""
     found = []
     for task in Path("/proc/self/task").glob("*/children"):
-        for pid in task.read_text().split():
+        try:
+            pids = task.read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread ended meanwhile
+        for pid in pids:
             try:
                 command = Path("/proc", pid, "cmdline").read_bytes()
             except FileNotFoundError:
