@@ -158,6 +158,7 @@ def test_every_example_is_a_command_that_parses() -> None:
     for example in examples:
         words = example.partition(" | ")[0].split()
         name = max((n for n in by_name if words[: len(n.split())] == n.split()), key=len)
+        assert not hasattr(by_name[name], "commands"), example
         by_name[name].make_context(name, words[len(name.split()) :])
 
 
@@ -321,6 +322,7 @@ def test_sessions_list(lc: Callable[..., Ran], log: Stored) -> None:
         [log.stopped, "closed", "manual"],
     ]
     assert rows[-1].endswith("shop env=test team=crawl")
+    assert told.lines == [line.rstrip() for line in told.lines]
 
 
 @pytest.mark.parametrize(
@@ -382,10 +384,11 @@ def _boot() -> str:
 def test_a_session_whose_owner_has_ended_is_told_from_a_live_one(lc: Callable[..., Ran], tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'log.db'}"
     store = open_store(url)
-    store.write([], [dead_row(), dead_row(session_id="live-1", owner_pid=os.getpid(), owner_started=_started())])
+    alive = dead_row(session_id="live-1", owner_pid=os.getpid(), owner_started=_started())
+    store.write([], [dead_row(), alive, dead_row(session_id="over-1", state=State.CLOSED)])
     store.close()
     told = {s["session_id"]: s["owner_gone"] for s in json.loads(lc("sessions", "list", "--store", url, "--json").out)}
-    assert told == {"dead-1": True, "live-1": False}
+    assert told == {"dead-1": True, "live-1": False, "over-1": False}
     assert "owner has ended" in lc("sessions", "list", "--store", url).out
     assert "(owner has ended)" in lc("sessions", "show", "dead", "--store", url).out
     assert json.loads(lc("sessions", "show", "dead", "--store", url, "--json").out)["owner"]["gone"] is True
@@ -415,7 +418,7 @@ def test_an_id_that_fits_none_or_several_is_refused(lc: Callable[..., Ran], tmp_
         none = lc(*args, "x", "--store", url)
         assert (none.code, none.out) == (2, "")
         assert "no session" in none.err
-        assert lc(*args, "", "--store", url).code == 2
+        assert "no session" in lc(*args, "", "--store", url).err
     several = lc("sessions", "show", "a", "--store", url)
     assert (several.code, several.out) == (2, "")
     assert "ab, abc, abd" in several.err
@@ -795,24 +798,29 @@ with ending_on_signals():
     assert told.err == "lifecycle: SIGTERM, ending what is open\n"
 
 
-def test_a_signal_gives_the_exit_code_whatever_breaks_after_it() -> None:
+@pytest.mark.parametrize(
+    ("error", "told_after"),
+    [("AttributeError('half made')", ""), ("StoreError('the disk is full')", "lifecycle: the disk is full\n")],
+)
+def test_a_signal_gives_the_exit_code_whatever_breaks_after_it(error: str, told_after: str) -> None:
     told = run_code(
         """
 import os, signal, sys
 from lifecycle.cli import main, stored
+from lifecycle.errors import StoreError
 
 def broken(store):
     try:
         os.kill(os.getpid(), signal.SIGTERM)
         while True: pass
     finally:
-        raise AttributeError("half made")
+        raise ERROR
 
 stored.open_store = broken
 sys.exit(main(["sessions", "list"]))
-"""
+""".replace("ERROR", error)
     )
-    assert (told.code, told.out, told.err) == (143, "", "lifecycle: SIGTERM, ending what is open\n")
+    assert (told.code, told.out, told.err) == (143, "", f"lifecycle: SIGTERM, ending what is open\n{told_after}")
 
 
 def test_what_a_parent_ignores_stays_ignored() -> None:
