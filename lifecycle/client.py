@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack, cast
 
 from lifecycle.attachment import Attachment, SessionStatus
-from lifecycle.config import SessionKwargs, SessionOptions, nearest, parse_options
+from lifecycle.config import SessionKwargs, SessionOptions, check_labels, check_session_id, nearest, parse_options
 from lifecycle.core import ClientCore, merge
 from lifecycle.engine import supervisor
 from lifecycle.errors import ConfigError
@@ -42,6 +42,9 @@ _BUILTIN: Final = {
 }
 """Adapters of this distribution, found without a scan of what is installed."""
 
+MOST_ROWS: Final = 2**31 - 1
+"""Largest limit and offset of a list, which every store can count to."""
+
 EVENTS_KEPT: Final = 10_000
 """Records that an event stream holds for a reader that falls behind; beyond that the oldest are dropped and counted."""
 
@@ -50,7 +53,7 @@ def _resolve_adapter(adapter: str | Adapter | None) -> Adapter:
     if adapter is None:
         adapter = os.environ.get("LIFECYCLE_ADAPTER") or "local"
     if not isinstance(adapter, str):
-        if not isinstance(adapter, Adapter):
+        if isinstance(adapter, type) or not isinstance(adapter, Adapter):
             raise ConfigError(
                 option="adapter",
                 value=type(adapter).__name__,
@@ -100,6 +103,8 @@ class BaseClient:
         store: str | Store | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
+            raise ConfigError(option="clock", value=clock, allowed="an object with monotonic, utcnow and call_at")
         self._adapter = _resolve_adapter(adapter)
         self._owns_adapter = adapter is None or isinstance(adapter, str)
         self._store = store
@@ -339,6 +344,7 @@ class Sessions:
         Raises:
             ConfigError: There is none with this id.
         """
+        check_session_id(session_id)
         core = self._client._core  # noqa: SLF001 - a part of the client
 
         async def work(_: Caller) -> SessionStatus:
@@ -352,6 +358,7 @@ class Sessions:
         Raises:
             ConfigError: There is none with this id.
         """
+        check_session_id(session_id)
         core = self._client._core  # noqa: SLF001 - a part of the client
 
         async def work(caller: Caller) -> SessionStatus:
@@ -512,6 +519,7 @@ class AsyncSessions:
 
     async def get(self, session_id: str) -> SessionStatus:
         """The status of one session; see `Sessions.get`."""
+        check_session_id(session_id)
         core = self._client._core  # noqa: SLF001 - a part of the client
 
         async def work(_: Caller) -> SessionStatus:
@@ -521,6 +529,7 @@ class AsyncSessions:
 
     async def stop(self, session_id: str) -> SessionStatus:
         """Stop a session; see `Sessions.stop`."""
+        check_session_id(session_id)
         core = self._client._core  # noqa: SLF001 - a part of the client
 
         async def work(caller: Caller) -> SessionStatus:
@@ -583,7 +592,9 @@ def _query(
         if not sign or not key:
             raise ConfigError(option="label", value=label, allowed='"key=value" or a mapping')
         label = {key: value}
+    if label is not None:
+        label = check_labels("label", label)
     for option, number, least in (("limit", limit, 1), ("offset", offset, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ConfigError(option=option, value=number, allowed=f"a whole number of at least {least}")
+        if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= MOST_ROWS:
+            raise ConfigError(option=option, value=number, allowed=f"a whole number from {least} to {MOST_ROWS}")
     return (State(status) if status is not None else None), label, limit, offset

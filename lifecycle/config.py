@@ -15,7 +15,15 @@ from urllib.parse import urlsplit
 
 from lifecycle.errors import ConfigError
 
-__all__ = ["SessionKwargs", "SessionOptions", "nearest", "parse_options"]
+__all__ = [
+    "SessionKwargs",
+    "SessionOptions",
+    "check_labels",
+    "check_minutes",
+    "check_session_id",
+    "nearest",
+    "parse_options",
+]
 
 MAX_MINUTES: Final = 60.0 * 24 * 7
 """Longest deadline that is accepted, in minutes: one week."""
@@ -152,8 +160,8 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         if key not in SessionKwargs.__annotations__:
             raise ConfigError(option=key, value=kwargs[key], allowed=nearest(key, SessionKwargs.__annotations__))
     given: dict[str, Any] = {k: v for k, v in kwargs.items() if v is not None}
-    if session_id is not None and (not isinstance(session_id, str) or not session_id.strip() or not _utf8(session_id)):
-        raise ConfigError(option="session_id", value=session_id, allowed="the id of a session, a non-empty string")
+    if session_id is not None:
+        check_session_id(session_id)
 
     for key in given if session_id is not None else ():
         if key in _OWNERS:
@@ -197,7 +205,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         on_exit=_one_of("on_exit", given.get("on_exit", "stop"), ("stop", "detach")),
         prefetch_page=_flag("prefetch_page", given.get("prefetch_page", False)),
         name=_text("name", given.get("name")),
-        labels=_labels(given.get("labels", {})),
+        labels=check_labels("labels", given.get("labels", {})),
     )
 
 
@@ -207,6 +215,13 @@ _SECRET: Final = frozenset({"proxy", "chrome_args", "client_certificates", "extr
 def _shown(option: str, value: object) -> object:
     """`value` as an error may show it: one that may hold a secret only by its type."""
     return type(value).__name__ if option in _SECRET or option == "storage_state" else value
+
+
+def check_session_id(value: object) -> str:
+    """`value` as the id of a session, known or not."""
+    if not isinstance(value, str) or not value.strip() or not _utf8(value):
+        raise ConfigError(option="session_id", value=value, allowed="the id of a session, a non-empty string")
+    return value
 
 
 def check_minutes(option: str, value: object) -> float:
@@ -326,14 +341,15 @@ def _proxy(value: object) -> Proxy | None:
     )
 
 
-def _labels(value: object) -> Mapping[str, str]:
+def check_labels(option: str, value: object) -> Mapping[str, str]:
+    """A copy of `value`, which is a mapping of labels."""
     if not isinstance(value, Mapping):
-        raise ConfigError(option="labels", value=value, allowed="a mapping of short texts to short texts")
+        raise ConfigError(option=option, value=value, allowed="a mapping of short texts to short texts")
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str) or not 0 < len(key) <= 100 or len(text) > 1000:
             raise ConfigError(
-                option="labels", value={key: text}, allowed="keys of 1 to 100 characters, values of at most 1000"
+                option=option, value={key: text}, allowed="keys of 1 to 100 characters, values of at most 1000"
             )
         if not _utf8(key + text):
-            raise ConfigError(option="labels", value={key: text}, allowed="texts that can be written as UTF-8")
+            raise ConfigError(option=option, value={key: text}, allowed="texts that can be written as UTF-8")
     return dict(value)

@@ -152,6 +152,8 @@ def make_hooks(
         raise ConfigError(option="on_error", value=on_error, allowed=nearest(str(on_error), ("raise", "log")))
     if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 3600:
         raise ConfigError(option="budget", value=budget, allowed="seconds above 0, at most 3600")
+    if not isinstance(needs_page, bool):
+        raise ConfigError(option="needs_page", value=needs_page, allowed="True or False")
     arity = _arity(func, name)
     bare: object = func
     while isinstance(bare, functools.partial):
@@ -194,7 +196,7 @@ def _page_time(event: Event) -> str:
 def _events(option: str, events: str | Iterable[str] | None) -> list[Event]:
     if events is None:
         return []
-    names: list[Any] = [events] if isinstance(events, str) else list(events)
+    names: list[Any] = list(events) if isinstance(events, Iterable) and not isinstance(events, str) else [events]
     found: list[Event] = []
     for name in names:
         if name not in EDGE_EVENTS:

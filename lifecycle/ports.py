@@ -47,6 +47,7 @@ class Timer(Protocol):
         ...
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Time, as the lifecycle sees it. Inject `lifecycle.testing.ManualClock` in tests."""
 
