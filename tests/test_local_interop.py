@@ -321,7 +321,8 @@ def test_two_playwright_clients_at_once(both, playwright, pages):
     assert [len(browser.contexts) for browser in (one, two)] == [2, 2]
     shared = one.contexts[0].new_page()
     shared.goto(pages)
-    theirs = until(lambda: two.contexts[0].pages and [p for p in two.contexts[0].pages if p.url == f"{pages}/"])[0]
+    # The call is what lets Playwright hear of the new page: its sync API takes events in only meanwhile.
+    theirs = until(lambda: second.evaluate("1") and [p for p in two.contexts[0].pages if p.url == f"{pages}/"])[0]
     shared.evaluate("document.title = 'changed'")
     assert theirs.title() == "changed"
     one.close()
