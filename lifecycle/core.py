@@ -154,20 +154,17 @@ class ClientCore:
 
     async def end_all(self, cause: str, reason: CloseReason) -> list[Exception]:
         """End every active attachment at once; what went wrong and nobody was told."""
-        ends = [
-            self.flow.stop(
-                att,
-                None,
-                event=Event.DETACH if att.guest and att.options.on_exit == "detach" else Event.STOP,
-                cause=cause,
-                reason=reason if not (att.guest and att.options.on_exit == "detach") else CloseReason.DETACHED,
-            )
-            for att in list(self.active.values())
-        ]
         atts = list(self.active.values())
+        ends = []
+        for att in atts:
+            leaves = att.guest and att.options.on_exit == "detach" and att.state is State.ACTIVE
+            event, why = (Event.DETACH, CloseReason.DETACHED) if leaves else (Event.STOP, reason)
+            ends.append(self.flow.stop(att, None, event=event, cause=cause, reason=why))
         results = await asyncio.gather(*ends, return_exceptions=True)
         troubles = [r for r in results if isinstance(r, Exception)]
         for att in atts:
+            if att.ended is not None and att.in_flight is InFlight.ENDING:
+                await att.ended.wait()  # a detach does not join an ending that came first, so its commit is not in yet
             troubles += att.troubles
             att.troubles = []
         return troubles

@@ -99,11 +99,12 @@ def _held(folder: Path) -> Held:
     )
 
 
-@pytest.fixture(autouse=True)
-def _logs_where_they_are_looked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `caplog`, the library logs in place, not on its worker: the test looks as soon as the work is done."""
-    if "caplog" in request.fixturenames:
-        monkeypatch.setattr("lifecycle.logs._submit", [])
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """With it the library logs in place, not on its worker: the test looks as soon as the work is done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lifecycle.logs._submit", [])
+        yield caplog
 
 
 def _leaks(before: Held, after: Held, site: Site | None) -> list[str]:

@@ -6,6 +6,7 @@ Each runs in a process of its own, with a real Chromium, since signals and the t
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -38,12 +39,16 @@ def nothing_is_left():
 """
 
 
-def run(body: str) -> str:
+def run(body: str, *, playwright_may_complain: bool = False) -> str:
     ran = subprocess.run(
         [sys.executable, "-c", HEAD + textwrap.dedent(body)],
         capture_output=True, text=True, timeout=110, check=False, env=dict(os.environ),
     )  # fmt: skip
-    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr[-3000:]
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    if playwright_may_complain:  # of the answer to a call that was struck; nothing of ours may
+        assert not re.search(r"lifecycle\w*/\w+\.py", ran.stderr), ran.stderr[-3000:]
+    else:
+        assert ran.stderr == ""
     return ran.stdout
 
 
@@ -153,7 +158,8 @@ def test_a_browser_that_is_killed_ends_the_session_within_a_second() -> None:
 @pytest.mark.parametrize("where", ["start", "call", "between", "stop"])
 def test_ctrl_c_with_a_page(where: str) -> None:
     """A real SIGINT in each phase of a session with a page; it arrives, and nothing is left."""
-    run(f"""
+    run(
+        f"""
     where = {where!r}
     def strike(after):
         signal.setitimer(signal.ITIMER_REAL, after)
@@ -183,4 +189,6 @@ def test_ctrl_c_with_a_page(where: str) -> None:
     session.wait_ended(timeout=20)
     assert session.state == "closed"
     nothing_is_left()
-    """)
+    """,
+        playwright_may_complain=True,
+    )
