@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -45,6 +46,16 @@ __all__ = ["ClientCore", "merge", "unknown_session"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+_NEEDED: Final = (
+    "filelock",
+    "lifecycle.control",
+    "lifecycle.cookies",
+    "lifecycle.recovery",
+    "platformdirs",
+    "unicodedata",
+)
+"""Modules that `import lifecycle` leaves out, and that the edges of any session may need."""
 
 _process_clock: Final = SystemClock()
 
@@ -107,8 +118,18 @@ class ClientCore:
 
     # --- life of the client -------------------------------------------------------------------------------------
 
+    def _load(self) -> None:
+        """Import what edges will need, before there are any.
+
+        A signal that strikes a caller in the middle of an import can leave the import lock held for good (seen), and
+        an edge that imported something then would never end.
+        """
+        for module in (*_NEEDED, *(("lifecycle.gateway",) if "pages" in self.adapter.capabilities else ())):
+            importlib.import_module(module)
+
     async def open(self, store: str | Store | None) -> None:
         """Open the store and begin to write; not when `close` came first."""
+        self._load()
         async with self._life:
             if not self.closed:
                 await self._open(store)

@@ -15,6 +15,7 @@ Rule: no debugging port, no shared profile, no browser that outlives its owner.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import threading
 from dataclasses import replace
@@ -52,6 +53,9 @@ class LocalAdapter:
         self._executable_path = executable_path
         self._chrome_args = tuple(chrome_args)
         self._sweeping: threading.Thread | None = None
+        if sys.platform != "win32":  # nothing is imported in the middle of a start: see `_NEEDED` in lifecycle.core
+            for module in ("backend", "launch", "profiles", "window"):
+                importlib.import_module(f"lifecycle_adapters.local.{module}")
 
     @property
     def name(self) -> str:
