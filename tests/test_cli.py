@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import children
 import pytest
 
 from lifecycle import Client, diagram, errors
@@ -756,8 +757,9 @@ def test_a_signal_ends_the_session_and_saves_the_cookies(tmp_path: Path, name: s
     with silent_site() as (url, server):
         command = [sys.executable, "-m", "lifecycle.cli", "run", url, "--json", "--store", store]
         process = subprocess.Popen(
-            [*command, "--cookie-file", str(cookies)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [*command, "--cookie-file", str(cookies)], env=children.environment(struck=True),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         with process, server.accept()[0]:  # it is asking, so the session is active; and nobody answers
             process.send_signal(getattr(signal, name))
             out, err = process.communicate(timeout=WITHIN)
@@ -770,8 +772,25 @@ def test_a_signal_ends_the_session_and_saves_the_cookies(tmp_path: Path, name: s
 
 def run_code(code: str) -> Ran:
     command = [sys.executable, "-W", "error", "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, check=False)
+    run = subprocess.run(
+        command, env=children.environment(struck=True), capture_output=True, text=True, timeout=WITHIN, check=False
+    )
     return Ran(run.returncode, run.stdout, run.stderr)
+
+
+def test_what_a_signal_broke_off_is_not_told_at_length() -> None:
+    """Seen: the answer to a call that a signal struck was logged by Playwright, with a traceback."""
+    told = run_code(
+        """
+import logging
+from lifecycle.cli.terminal import plain_warnings
+
+with plain_warnings():
+    for name in ("asyncio", "playwright"):
+        logging.getLogger(name).error("something of theirs")
+"""
+    )
+    assert (told.code, told.out, told.err) == (0, "", "")
 
 
 def test_a_signal_that_python_drops_is_raised_again() -> None:

@@ -116,10 +116,14 @@ def _tell(console: Console, lead: str, style: str, message: str) -> None:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """In the block, a warning is one line on stderr, without the place in the code; asyncio's own log stays silent."""
+    """In the block, a warning is one line on stderr, without the place in the code.
+
+    The logs of asyncio and Playwright stay silent: they tell at length what a signal broke off, such as the answer to
+    a call that nobody waits for any more. What concerns the command is raised to it as well.
+    """
     if not os.environ.get("LIFECYCLE_DEBUG"):
-        # What Playwright was doing when a signal struck is told at length by the loop that it leaves behind.
-        logging.getLogger("asyncio").addHandler(logging.NullHandler())
+        for name in ("asyncio", "playwright"):
+            logging.getLogger(name).addHandler(logging.NullHandler())
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         del category
