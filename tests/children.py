@@ -36,10 +36,16 @@ COOKIE = {"name": "mine", "value": "1", "domain": "site.test", "path": "/"}
 """
 
 
-def environment() -> dict[str, str]:
-    """The environment of a child: that of this process, with the helpers of the tests to import."""
+def environment(*, struck: bool = False) -> dict[str, str]:
+    """The environment of a child: that of this process, with the helpers of the tests to import.
+
+    Args:
+        struck: True for one whose signal handlers raise or wait for another thread. Coverage is not measured in it:
+            its tracer holds a lock in Python code, where a handler that strikes may find it or leave it held.
+    """
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
+    kept = {name: value for name, value in os.environ.items() if not (struck and name.startswith("COVERAGE_PROCESS_"))}
+    return {**kept, "PYTHONPATH": path}
 
 
 def run(code: str, *args: object, forks: bool = False) -> subprocess.CompletedProcess[str]:

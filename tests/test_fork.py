@@ -276,12 +276,15 @@ def test_multiprocessing(method, tmp_path):
 import multiprocessing, warnings
 warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
 
+kept = []
+
 def work(folder, number):
     with Client(adapter="memory", store=f"sqlite:///{folder}/log.db") as own:
         with own.Session(cookie_file=f"{folder}/{number}.json") as s:
             s.set_cookies(cookies=[COOKIE])
     left = Client(adapter="memory", store=f"sqlite:///{folder}/log.db")
     left.Session().start()  # multiprocessing ends a child without the end of an interpreter
+    kept.append(left)  # else it is warned of where the garbage collector comes by
     return number
 
 if __name__ == "__main__":

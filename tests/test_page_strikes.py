@@ -5,12 +5,12 @@ Each runs in a process of its own, with a real Chromium, since signals and the t
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 import textwrap
 
+import children
 import pytest
 
 HEAD = """
@@ -42,7 +42,7 @@ def nothing_is_left():
 def run(body: str, *, playwright_may_complain: bool = False) -> str:
     ran = subprocess.run(
         [sys.executable, "-c", HEAD + textwrap.dedent(body)],
-        capture_output=True, text=True, timeout=110, check=False, env=dict(os.environ),
+        capture_output=True, text=True, timeout=110, check=False, env=children.environment(struck=True),
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]
     if playwright_may_complain:  # of the answer to a call that was struck; nothing of ours may

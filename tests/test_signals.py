@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def child(what: str, **arguments: object) -> dict[str, int]:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "signals_child", what, json.dumps(arguments, default=str)],
-        env=children.environment(), capture_output=True, text=True, timeout=children.BOUND, check=False,
+        env=children.environment(struck=True), capture_output=True, text=True, timeout=children.BOUND, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     if what != "abatch":
@@ -65,7 +65,7 @@ def test_ctrl_c_ends_a_program_as_it_ends_any(seed, tmp_path):
     arguments = json.dumps({"adapter": "slow", "folder": str(tmp_path)})
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "signals_child", "once", arguments],
-        env=children.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=children.environment(struck=True), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
             until = "making" if seed % 2 else "body"
