@@ -21,7 +21,6 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-BENCH := .venv-bench
 LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 
@@ -104,14 +103,8 @@ wheel-tests: wheel browser ## the tests, on the built wheel, on each Python pres
 
 # --- the rest ---------------------------------------------------------------------------------------------------
 
-bench: setup browser $(BENCH)/.locked ## measure against Playwright and notte-sdk
-	@BENCH_NOTTE_PYTHON=$(BENCH)/bin/python $(BIN)/python tests/bench.py $(ARGS)
-
-$(BENCH)/.locked: requirements-bench.lock | $(READY)
-	@echo "installing what requirements-bench.lock names"
-	@$(BIN)/python -m venv --clear --without-pip $(BENCH)
-	@$(call sync,$(BENCH),requirements-bench.lock)
-	@touch $@
+bench: setup browser ## measure against Playwright and notte-sdk
+	@$(BIN)/python tests/bench.py $(ARGS)
 
 format: setup ## put the code into its format
 	@$(BIN)/ruff check --quiet --fix . || true
@@ -123,7 +116,6 @@ diagrams: setup ## draw diagrams/ anew from the table, and the help in the READM
 
 lock: | $(LOCKED) ## resolve the locks anew; UPGRADE=1 moves to the newest versions
 	@$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock
-	@$(COMPILE) --group bench -o requirements-bench.lock
 
 clean: ## remove everything that was set up, built or measured
 	@rm -rf .venv .venv-* dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \

@@ -73,21 +73,18 @@ def timed(work: Callable[[], object]) -> float:
 
 def bench_import(rounds: int) -> None:
     """`import lifecycle` beside `import notte_sdk`, each in a fresh interpreter, with byte code cached by both."""
-    notte = os.environ.get("BENCH_NOTTE_PYTHON")
-    if not notte:
-        print("-    import: no environment with notte-sdk here; `make bench` makes one", flush=True)
-        return
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"DISABLE_TELEMETRY": "true"}
     clock = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
-    def importing(python: str, name: str) -> float:
-        out = subprocess.run([python, "-c", clock.format(name)], env=env, capture_output=True, text=True, check=True)
+    def importing(name: str) -> float:
+        code = clock.format(name)
+        out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         return float(out.stdout.split()[-1])
 
     compare(
         "import",
-        lambda: importing(sys.executable, "lifecycle"),
-        lambda: importing(notte, "notte_sdk"),
+        lambda: importing("lifecycle"),
+        lambda: importing("notte_sdk"),
         rounds=rounds,
         aim=1 / 8,
         against="import notte_sdk",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ import lifecycle
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = {"lifecycle": ROOT / "lifecycle", "lifecycle_adapters": ROOT / "adapters" / "lifecycle_adapters"}
-LOCKS = ("requirements.lock", "requirements-bench.lock")
+LOCK = ROOT / "requirements.lock"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(built: dict[str, s
 
 
 def test_the_sdist_holds_what_building_and_testing_need(built: dict[str, set[str]]) -> None:
-    needed = {"pyproject.toml", "README.md", "LICENSE", "Makefile", ".ci/find-python", "tests/conftest.py", *LOCKS}
+    needed = {"pyproject.toml", "README.md", "LICENSE", "Makefile", ".ci/find-python", "tests/conftest.py", LOCK.name}
     assert needed - built["sdist"] == set()
     assert not any(".venv" in name or "__pycache__" in name for name in built["sdist"])
 
@@ -119,7 +120,8 @@ def _imports(folder: Path) -> dict[str, set[str]]:
 
 
 def test_every_import_is_declared() -> None:
-    requirements = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["cli"]]
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    requirements = [*PROJECT["project"]["dependencies"], *itertools.chain.from_iterable(extras)]
     declared = {canonicalize_name(Requirement(text).name) for text in requirements}
     allowed = sys.stdlib_module_names | PACKAGES.keys()
     for folder in PACKAGES.values():
@@ -130,32 +132,38 @@ def test_every_import_is_declared() -> None:
             assert module in allowed or canonicalize_name(module) in declared, f"{module} is not declared: {files}"
 
 
-def test_what_only_the_command_line_may_import() -> None:
+@pytest.mark.parametrize(
+    ("folders", "modules"),
+    [
+        (("lifecycle/cli/",), ("typer", "rich")),
+        (("lifecycle/server/", "lifecycle/cli/"), ("fastapi", "starlette", "uvicorn", "pydantic")),
+    ],
+)
+def test_what_only_the_part_of_an_extra_may_import(folders: tuple[str, ...], modules: tuple[str, ...]) -> None:
     for folder in PACKAGES.values():
-        for module in ("typer", "rich"):
-            assert all(f.startswith("lifecycle/cli/") for f in _imports(folder).get(module, set())), module
+        for module in modules:
+            assert all(f.startswith(folders) for f in _imports(folder).get(module, set())), module
 
 
-def _locked(name: str) -> dict[str, str]:
-    return dict(re.findall(r"^([a-z0-9.-]+)==([^ ;]+)", (ROOT / name).read_text(), re.MULTILINE))
+def _locked() -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9.-]+)==([^ ;]+)", LOCK.read_text(), re.MULTILINE))
 
 
 def test_the_lock_answers_what_the_project_asks_for() -> None:
     groups = PROJECT["dependency-groups"]
     extras = PROJECT["project"]["optional-dependencies"]
-    asked = [*PROJECT["project"]["dependencies"], *extras["cli"], *groups["dev"]]
-    for lock, texts in ((LOCKS[0], asked), (LOCKS[1], groups["bench"])):
-        pins = _locked(lock)
-        for text in texts:
-            wanted = Requirement(text)
-            assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), f"make lock: {text} in {lock}"
+    asked = [*PROJECT["project"]["dependencies"], *itertools.chain.from_iterable(extras.values()), *groups["dev"]]
+    pins = _locked()
+    for text in asked:
+        wanted = Requirement(text)
+        if wanted.name != PROJECT["project"]["name"]:  # an extra that takes in another
+            assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), f"make lock: {text}"
 
 
-@pytest.mark.parametrize("name", LOCKS)
-def test_the_lock_has_a_hash_for_each_line_and_names_no_host_and_no_folder(name: str) -> None:
-    text = (ROOT / name).read_text()
+def test_the_lock_has_a_hash_for_each_line_and_names_no_host_and_no_folder() -> None:
+    text = LOCK.read_text()
     blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
-    assert len(blocks) == len(_locked(name)) > 10
+    assert len({block.split("==")[0] for block in blocks}) == len(_locked()) > 10
     assert all("--hash=sha256:" in block for block in blocks)
     assert "://" not in text
     assert not re.search(r"^\s*(-i|--index|--extra-index|--find-links)|(?<!:)(?<![a-z0-9])/[a-z]+/", text, re.MULTILINE)
