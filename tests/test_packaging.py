@@ -171,7 +171,7 @@ def test_the_lock_has_a_hash_for_each_line_and_names_no_host_and_no_folder() -> 
 
 MACHINE = re.compile(
     r"(?<![\w.~-])/(?:root|home/\w+|Users/\w+)/"  # somebody's own folders
-    r"|file:///"
+    r"|file:///(?:home|opt|root|tmp|Users|var)"
     r"|(?:files\.pythonhosted|pypi|registry\.npmjs|deb\.debian|cdn\.playwright)\.(?:org|dev)"  # registries
 )
 
@@ -202,7 +202,7 @@ def test_no_committed_file_names_a_registry_or_a_folder_of_one_machine(built: di
 
 
 def test_what_is_looked_for_in_committed_files_is_found() -> None:
-    bad = ["/" + "root/x", "at /" + "home/ada/x", "https://py" + "pi.org/simple", "file:" + "///x"]
+    bad = ["/" + "root/x", "at /" + "home/ada/x", "https://py" + "pi.org/simple", "file:" + "///opt/x"]
     good = ["~/root/x", "tmp/root/x", "lifecycle/home/x/", "a.home/b/c"]
     assert [bool(MACHINE.search(text)) for text in (*bad, *good)] == [True] * len(bad) + [False] * len(good)
 
