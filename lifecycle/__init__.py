@@ -5,6 +5,7 @@
 Make a `Client` (or an `AsyncClient`), open sessions with it, and read what happened from their history.
 """
 
+from lifecycle.actions import Action, ActionResult, Element, Observation, Scrape
 from lifecycle.attachment import SessionStatus
 from lifecycle.audit import Record, RecordKind, StepOutcome, StepResult
 from lifecycle.client import AsyncClient, Client
@@ -24,6 +25,7 @@ from lifecycle.errors import (
     HookError,
     InvalidTransition,
     LifecycleError,
+    OperationFailed,
     ReleaseFailed,
     RemoteRejected,
     SessionClosed,
@@ -40,6 +42,8 @@ from lifecycle.session import AsyncSession, Session
 from lifecycle.states import CloseReason, Event, State
 
 __all__ = [
+    "Action",
+    "ActionResult",
     "AsyncClient",
     "AsyncSession",
     "AuditError",
@@ -55,15 +59,19 @@ __all__ = [
     "CookieFileError",
     "CookieRejected",
     "CookieSaveError",
+    "Element",
     "Event",
     "GuardRejected",
     "HookError",
     "InvalidTransition",
     "LifecycleError",
+    "Observation",
+    "OperationFailed",
     "Record",
     "RecordKind",
     "ReleaseFailed",
     "RemoteRejected",
+    "Scrape",
     "Session",
     "SessionClosed",
     "SessionEnded",

@@ -22,6 +22,7 @@ from lifecycle.states import CloseReason, InFlight, State
 if TYPE_CHECKING:
     from lifecycle.config import SessionOptions
     from lifecycle.cookies import Cookie, LoadedCookies
+    from lifecycle.operator import PageOperator
     from lifecycle.ports import Adapter, Backend, BackendEnd, Clock
 
 __all__ = ["Attachment", "Deadline", "Owner", "SessionStatus"]
@@ -175,6 +176,7 @@ class Attachment:
         "max_minutes",
         "opened_at",
         "opening",
+        "operator",
         "options",
         "outcome",
         "refused",
@@ -183,6 +185,7 @@ class Attachment:
         "standing",
         "troubles",
         "unsaved",
+        "viewer_url",
     )
 
     def __init__(self, options: SessionOptions, adapter: Adapter, clock: Clock) -> None:
@@ -202,6 +205,10 @@ class Attachment:
         self.close_reason: CloseReason | None = None
         self.error: BaseException | None = None
         self.backend: Backend | None = None
+        self.viewer_url: str | None = None
+        """The page of the live view, while there is one."""
+        self.operator: PageOperator | None = None
+        """Who operates on the pages of the backend, once somebody has asked for that."""
         self.acquiring = False
         """The adapter was asked for a backend and has not answered; it may outlast the step and the attachment."""
         self.backend_end: BackendEnd | None = None
@@ -266,7 +273,7 @@ class Attachment:
 
     def let_go(self) -> None:
         """The attachment is over: drop what only its course needed. A handle may be kept for ever."""
-        self.loaded = self.unsaved = None
+        self.loaded = self.unsaved = self.viewer_url = None
         self.refused = ()
 
     def ended_error(self) -> SessionEnded:

@@ -37,8 +37,10 @@ __all__ = ["AsyncClient", "AsyncEventStream", "AsyncSessions", "Client", "EventS
 F = TypeVar("F", bound=HookFunction)
 
 _BUILTIN: Final = {
+    "cdp": "lifecycle_adapters.cdp:CdpAdapter",
     "local": "lifecycle_adapters.local:LocalAdapter",
     "memory": "lifecycle_adapters.memory:MemoryAdapter",
+    "remote": "lifecycle_adapters.remote:RemoteAdapter",
 }
 """Adapters of this distribution, found without a scan of what is installed."""
 

@@ -54,13 +54,15 @@ class SessionKwargs(TypedDict, total=False):
     cookie_scope: CookieScope
     on_exit: OnExit
     prefetch_page: bool
+    viewer_input: bool
     name: str
     labels: Mapping[str, str]
 
 
 _OWNERS: Final = frozenset({
     "headless", "timeout_minutes", "idle_timeout_minutes", "max_duration_minutes", "viewport_width",
-    "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "cookie_scope", "name",
+    "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "cookie_scope", "viewer_input",
+    "name",
 })  # fmt: skip
 """Options that the owner of a session decides; who attaches to it can't."""
 
@@ -112,6 +114,7 @@ class SessionOptions:
         cookie_scope: ``default``: the default context's cookies; ``all``: those of contexts that clients make too.
         on_exit: What the end of a ``with`` block does: ``stop`` or ``detach``.
         prefetch_page: Start Playwright in the caller's thread while the browser starts.
+        viewer_input: Let keyboard and mouse of whoever has the live view's URL through to the page.
         name: A name for people to find the session by.
         labels: Labels to filter sessions and records by.
     """
@@ -131,6 +134,7 @@ class SessionOptions:
     cookie_scope: CookieScope = "default"
     on_exit: OnExit = "stop"
     prefetch_page: bool = False
+    viewer_input: bool = False
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -204,6 +208,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         cookie_scope=_one_of("cookie_scope", given.get("cookie_scope", "default"), ("default", "all")),
         on_exit=_one_of("on_exit", given.get("on_exit", "stop"), ("stop", "detach")),
         prefetch_page=_flag("prefetch_page", given.get("prefetch_page", False)),
+        viewer_input=_flag("viewer_input", given.get("viewer_input", False)),
         name=_text("name", given.get("name")),
         labels=check_labels("labels", given.get("labels", {})),
     )

@@ -24,6 +24,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 import orjson
 
+from lifecycle.actions import (
+    Action,
+    ActionResult,
+    Observation,
+    ObserveRequest,
+    Scrape,
+    ScrapeRequest,
+    budget_of,
+)
 from lifecycle.errors import (
     BackendError,
     ConnectionLost,
@@ -408,6 +417,11 @@ def _unfinished_stop(path: str, session_id: str, seconds: float) -> ReleaseFaile
     )
 
 
+def _patience(request: Action | ObserveRequest | ScrapeRequest) -> float:
+    """Seconds that a guest waits for an operation: a little more than the owner gives it."""
+    return budget_of(request) + ANSWER_BUDGET - 60.0
+
+
 class GuestBackend:
     """A session that another attachment owns, as a `lifecycle.ports.Backend`."""
 
@@ -425,6 +439,8 @@ class GuestBackend:
         self._stopping: asyncio.Task[None] | None = None
         self._begun = False
         self._attempts = 0
+        self.viewer_url: str | None = None
+        """The live view that the owner serves."""
 
     @classmethod
     async def connect(cls, path: str, session_id: str, adapter: str, host: Host) -> GuestBackend:
@@ -447,6 +463,7 @@ class GuestBackend:
             if status["status"] != State.ACTIVE:
                 msg = f"session {session_id} is {status['status']} at its owner"
                 raise StartFailed(msg, step="connect_backend", adapter=adapter)
+            self.viewer_url = status.get("viewer_url")
         except _SessionOver as e:
             await self.close_connections("connect failed")
             raise StartFailed(str(e), step="connect_backend", adapter=adapter) from e
@@ -550,6 +567,18 @@ class GuestBackend:
     async def cdp_url(self) -> str:
         """The owner's CDP URL."""
         return str(await self._ask("cdp_url"))
+
+    async def execute(self, action: Action) -> ActionResult:
+        """Do one action on the page, by way of the owner."""
+        return ActionResult.from_json(await self._ask("execute", _patience(action), request=action.to_json()))
+
+    async def observe(self, request: ObserveRequest) -> Observation:
+        """Look at the page, by way of the owner."""
+        return Observation.from_json(await self._ask("observe", _patience(request), request=request.to_json()))
+
+    async def scrape(self, request: ScrapeRequest) -> Scrape:
+        """Read the page, by way of the owner."""
+        return Scrape.from_json(await self._ask("scrape", _patience(request), request=request.to_json()))
 
     async def close_connections(self, reason: str) -> None:
         """Leave: the owner and its other guests go on."""

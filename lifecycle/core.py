@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
+from lifecycle.actions import OperationPolicy, budget_of
 from lifecycle.attachment import Attachment, SessionStatus
 from lifecycle.clocks import SystemClock
 from lifecycle.errors import (
@@ -24,16 +25,18 @@ from lifecycle.errors import (
     CookieFileError,
     HookError,
     ReleaseFailed,
+    UnsupportedOperation,
     UsageError,
 )
 from lifecycle.flow import Flow
 from lifecycle.hooks import refuse_in_hook
 from lifecycle.journal import Journal
-from lifecycle.ports import BackendEnd, CdpPipe
-from lifecycle.states import CloseReason, Event, InFlight, State
-from lifecycle.steps import HookStruck
+from lifecycle.ports import BackendEnd, CdpPipe, CdpSocket, Directory, Operator
+from lifecycle.states import EDGES, CloseReason, Event, InFlight, State
+from lifecycle.steps import REPORT_GRACE, HookStruck
 
 if TYPE_CHECKING:
+    from lifecycle.actions import Action, ActionResult, Observation, ObserveRequest, Scrape, ScrapeRequest
     from lifecycle.audit import Record
     from lifecycle.callers import Caller
     from lifecycle.client import BaseClient
@@ -51,6 +54,7 @@ _NEEDED: Final = (
     "filelock",
     "lifecycle.control",
     "lifecycle.cookies",
+    "lifecycle.directory",
     "lifecycle.recovery",
     "platformdirs",
     "unicodedata",
@@ -58,6 +62,9 @@ _NEEDED: Final = (
 """Modules that `import lifecycle` leaves out, and that the edges of any session may need."""
 
 _process_clock: Final = SystemClock()
+
+GUESTS_WAIT: Final = 10.0
+"""Seconds that a guest waits for an operation on top of what its owner gives it."""
 
 ENDING_GRACE: Final = 2.0
 """Seconds of real time in which a process whose control socket is gone is seen to have ended."""
@@ -84,6 +91,8 @@ class _Host:
 
     async def journal(self, facts: Mapping[str, str]) -> None:
         self._att.facts_kept.update(facts)
+        if self._att.session_id is None:  # a service gave it, and there is a row from now on
+            self._att.session_id = facts.get("session_id")
         row = self._core.row_of(self._att, released=False)
         if row is not None:
             await self._core.journal.append(row=row)
@@ -91,7 +100,7 @@ class _Host:
     async def run_blocking(self, func: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._core.supervisor.run_blocking(func, *args)
 
-    async def serve_cdp(self, connection: CdpPipe) -> CdpEndpoint:
+    async def serve_cdp(self, connection: CdpPipe | CdpSocket) -> CdpEndpoint:
         def lost(reason: str) -> None:
             self.ended(BackendEnd(state=State.ERROR, reason=CloseReason.CRASH, detail=reason))
 
@@ -112,6 +121,8 @@ class ClientCore:
         self.active: dict[str, Attachment] = {}
         self._contexts: weakref.WeakValueDictionary[str, Attachment] = weakref.WeakValueDictionary()
         self._opened: OpenStore | None = None
+        self.policy = OperationPolicy()
+        """What operations on pages may do beyond the page."""
         self.closed = False
         self._life = asyncio.Lock()  # a loop of the supervisor's own, never a caller's
         self.flow = Flow(self)
@@ -184,8 +195,8 @@ class ClientCore:
         results = await asyncio.gather(*ends, return_exceptions=True)
         troubles = [r for r in results if isinstance(r, Exception)]
         for att in atts:
-            if att.ended is not None and att.in_flight is InFlight.ENDING:
-                await att.ended.wait()  # a detach does not join an ending that came first, so its commit is not in yet
+            if att.ending is not None and not att.ending.done():
+                await asyncio.wait({att.ending})  # a detach joins no ending; and hooks may still run after a commit
             troubles += att.troubles
             att.troubles = []
         return troubles
@@ -253,7 +264,7 @@ class ClientCore:
         if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:  # else it is refused
             self.active[att.attachment_id] = att
             if not att.guest and att.session_id is not None:
-                self.supervisor.owned.setdefault(att.session_id, (self, att))
+                self.supervisor.registry(att).setdefault(att.session_id, (self, att))
         try:
             await self.flow.start(att, caller)
         finally:
@@ -317,6 +328,65 @@ class ClientCore:
         self._arrives(att, caller)
         return await self.flow.operate(att, caller, work)
 
+    # --- operations on pages ------------------------------------------------------------------------------------
+
+    async def execute(self, att: Attachment, caller: Caller | None, action: Action) -> ActionResult:
+        """Do one action on the page."""
+        return await self._on_page(att, caller, action, lambda operator: operator.execute(action))
+
+    async def observe(self, att: Attachment, caller: Caller | None, request: ObserveRequest) -> Observation:
+        """Look at the page."""
+        return await self._on_page(att, caller, request, lambda operator: operator.observe(request))
+
+    async def scrape(self, att: Attachment, caller: Caller | None, request: ScrapeRequest) -> Scrape:
+        """Read the page."""
+        return await self._on_page(att, caller, request, lambda operator: operator.scrape(request))
+
+    async def _on_page(
+        self,
+        att: Attachment,
+        caller: Caller | None,
+        request: Action | ObserveRequest | ScrapeRequest,
+        ask: Callable[[Operator], Awaitable[T]],
+    ) -> T:
+        """One operation, by the backend itself or by our own client of its browser. It counts as use."""
+        self._arrives(att, caller)
+
+        async def work(backend: Backend) -> T:
+            try:
+                return await ask(await self._operator(att, backend))
+            except ConnectionLost:
+                if att.gone is not None and att.in_flight is not InFlight.ENDING:
+                    with contextlib.suppress(TimeoutError):  # it is the end of the session that shall be told, if it is
+                        await asyncio.wait_for(att.gone.wait(), REPORT_GRACE)
+                raise
+
+        owners = budget_of(request)
+        return await self.flow.operate(att, caller, work, budget=owners + GUESTS_WAIT if att.guest else owners)
+
+    async def _operator(self, att: Attachment, backend: Backend) -> Operator:
+        if isinstance(backend, Operator):
+            return backend
+        endpoint: CdpEndpoint | None = getattr(backend, "endpoint", None)  # optional in the port
+        if endpoint is None or "pages" not in self.adapter.capabilities:
+            raise UnsupportedOperation(
+                operation="an operation on a page",
+                adapter=self.adapter.name,
+                way_out='use Client(adapter="local") for a session with a browser and pages',
+            )
+        # On a worker: it takes a while, and a struck import elsewhere must not hold up the loop.
+        module = await self.supervisor.run_blocking(importlib.import_module, "lifecycle.operator")
+        if att.in_flight is InFlight.ENDING or att.state.terminal:
+            raise ConnectionLost("the session is ending")  # its connections are being closed, or were
+        operator = att.operator
+        if operator is None:
+            driver = self.supervisor.driver(module.Driver)
+            operator = att.operator = module.PageOperator(
+                endpoint, driver, self.host_of(att), adapter=self.adapter.name, policy=self.policy
+            )
+        made: Operator = operator
+        return made
+
     async def status(self, att: Attachment) -> SessionStatus:
         """What is known of the attachment's session now."""
         from lifecycle.control import GuestBackend, OwnerSilent  # noqa: PLC0415 - loaded with the first session
@@ -327,10 +397,13 @@ class ClientCore:
             except OwnerSilent:  # what it wrote last is all there is
                 row = await self.row(att.backend.session_id)
                 if row is not None:
-                    return await self._as_it_stands(row)
+                    return await self.as_it_stands(row)
             except ConnectionLost:  # it is over, and this attachment follows
                 if att.ended is not None:
                     await att.ended.wait()
+        elif att.guest and att.state is State.ACTIVE and isinstance(self.adapter, Directory):
+            with contextlib.suppress(ConfigError):  # only this attachment knows it
+                return await self.get_session(att.session_id or "")
         return att.status()
 
     async def extend(self, att: Attachment, caller: Caller | None, minutes: float) -> None:
@@ -338,6 +411,12 @@ class ClientCore:
         from lifecycle.control import GuestBackend  # noqa: PLC0415 - loaded with the first session
 
         self._arrives(att, caller)
+        if "fixed_duration" in att.adapter.capabilities:
+            raise UnsupportedOperation(
+                operation="extend",
+                adapter=att.adapter.name,
+                way_out="its service takes the maximum duration at the start: give max_duration_minutes= there",
+            )
 
         async def check(backend: Backend) -> None:
             if isinstance(backend, GuestBackend):
@@ -350,7 +429,7 @@ class ClientCore:
     def _refuse_in_hook(self, what: str, att: Attachment, caller: Caller) -> None:
         """Raise UsageError in a hook of the attachment, or of the owner of its session, which it would wait for."""
         refuse_in_hook(what, att.attachment_id, caller.context)
-        owner = self.supervisor.owned.get(att.session_id or "")
+        owner = self._here(att.session_id or "")
         if owner is not None:
             refuse_in_hook(what, owner[1].attachment_id, caller.context)
 
@@ -360,7 +439,8 @@ class ClientCore:
         self._arrives(att, caller)
         if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:
             self.check_open()  # it will never begin, so it will never end
-        if not att.state.terminal or att.in_flight is not InFlight.NOTHING:
+        # Once the end is committed its hooks run; who waited before that waits for them too.
+        if not att.state.terminal or (att.ending is not None and not att.ending.done()):
             att.ended = att.ended or asyncio.Event()
             await att.ended.wait()
             if att.state is State.NOT_STARTED:
@@ -371,11 +451,13 @@ class ClientCore:
     async def history(self, att: Attachment) -> Sequence[Record]:
         """The records of the attachment's session, of every attachment where it has an id."""
         await self.journal.flushed()
-        if att.session_id is None:
-            found = await self.read(lambda s: s.records(attachment_id=att.attachment_id))
-        else:
-            found = await self.read(lambda s: s.records(session_id=att.session_id))
-        return [record for _, record in found]
+        found: dict[int, Record] = {}
+        if att.session_id is None or "assigns_ids" in att.adapter.capabilities:
+            # Those of before the service gave the session its id do not hold it.
+            found.update(await self.read(lambda s: s.records(attachment_id=att.attachment_id)))
+        if att.session_id is not None:
+            found.update(await self.read(lambda s: s.records(session_id=att.session_id)))
+        return [found[number] for number in sorted(found)]
 
     async def read(self, query: Callable[[Store], T]) -> T:
         """Run a query on the store's own thread."""
@@ -389,11 +471,27 @@ class ClientCore:
 
     # --- sessions by id -----------------------------------------------------------------------------------------
 
-    async def _as_it_stands(self, row: SessionRow) -> SessionStatus:
+    def _here(self, session_id: str) -> tuple[ClientCore, Attachment] | None:
+        """The attachment that opened a session, where this process holds it.
+
+        A process that uses a service and is that service holds two for one id: that of this adapter's kind counts.
+        """
+        sup = self.supervisor
+        served = "assigns_ids" in self.adapter.capabilities
+        mine, others = (sup.served, sup.owned) if served else (sup.owned, sup.served)
+        found = mine.get(session_id) or others.get(session_id)
+        same_store = found is not None and found[0]._opened is self._opened  # noqa: SLF001 - another of the same kind
+        return found if found is None or found is mine.get(session_id) or same_store else None
+
+    def own_status(self, session_id: str) -> SessionStatus | None:
+        """The status of a session that this process owns, None of any other."""
+        found = self._here(session_id)
+        return found[1].status() if found is not None else None
+
+    async def as_it_stands(self, row: SessionRow) -> SessionStatus:
         """A row's status, unless this process owns the session, or its owner has ended without a word."""
-        found = self.supervisor.owned.get(row.session_id)
-        if found is not None:
-            return found[1].status()
+        if (own := self.own_status(row.session_id)) is not None:
+            return own
         status = SessionStatus.of_row(row, self.clock.utcnow())
         if not row.state.terminal:
             from lifecycle.recovery import owner_gone  # noqa: PLC0415 - only sessions of other processes need it
@@ -408,10 +506,14 @@ class ClientCore:
     async def list_sessions(
         self, status: State | None, labels: Mapping[str, str] | None, limit: int, offset: int
     ) -> list[SessionStatus]:
-        """Statuses, newest first; those owned by this process as they are now."""
+        """Statuses, newest first; those owned by this process, or by a service, as they are now."""
         await self.journal.flushed()
+        if isinstance(self.adapter, Directory):
+            from lifecycle.directory import list_known  # noqa: PLC0415 - only clients of a service need it
+
+            return await list_known(self, self.adapter, status, labels, limit, offset)
         rows = await self.read(lambda s: s.sessions(status=status, labels=labels, limit=limit, offset=offset))
-        found = [await self._as_it_stands(row) for row in rows]
+        found = [await self.as_it_stands(row) for row in rows]
         return [s for s in found if status is None or s.status is status]
 
     async def get_session(self, session_id: str) -> SessionStatus:
@@ -422,16 +524,41 @@ class ClientCore:
         """
         await self.journal.flushed()
         row = await self.row(session_id)
+        if (directory := self._directory(row)) is not None:
+            from lifecycle.directory import get_known  # noqa: PLC0415 - only clients of a service need it
+
+            status = self.own_status(session_id) or await get_known(self, directory, session_id, row)
+            if status is None:
+                raise unknown_session(session_id)
+            return status
         if row is None:
             raise unknown_session(session_id)
-        if session_id not in self.supervisor.owned and row.state is State.ACTIVE and row.control is not None:
+        if self._here(session_id) is None and row.state is State.ACTIVE and row.control is not None:
             from lifecycle.control import ask  # noqa: PLC0415 - only sessions of other processes need it
 
             # It is over, or its owner is, or is stuck: the row is all there is.
             with contextlib.suppress(ConnectionLost):
                 return SessionStatus.from_json(await ask(row.control, "status", session_id))
             row = await self.row(session_id) or row
-        return await self._as_it_stands(row)
+        return await self.as_it_stands(row)
+
+    def _directory(self, row: SessionRow | None) -> Directory | None:
+        """The adapter, where it can tell of the session: one that it may own."""
+        theirs = row is None or row.adapter == self.adapter.name
+        return self.adapter if theirs and isinstance(self.adapter, Directory) else None
+
+    async def _stop_at(self, directory: Directory, session_id: str) -> SessionStatus:
+        """Have a session stopped by the service that owns it, which tells how it stands then."""
+        from lifecycle.directory import get_known  # noqa: PLC0415 - only clients of a service need it
+
+        row = await self.row(session_id)
+        status = await get_known(self, directory, session_id, row)
+        if status is not None and not status.status.terminal:
+            await directory.stop(session_id)
+            status = await get_known(self, directory, session_id, row)
+        if status is None:
+            raise unknown_session(session_id)
+        return status
 
     async def stop_session(self, session_id: str, caller: Caller) -> SessionStatus:
         """Stop a session by id, wherever its owner is. Idempotent.
@@ -440,7 +567,7 @@ class ClientCore:
             ConfigError: There is none with this id in the store.
             ReleaseFailed: It is not over: its owner does not answer, can't be reached, or could not release it.
         """
-        found = self.supervisor.owned.get(session_id)
+        found = self._here(session_id)
         if found is not None:
             self._refuse_in_hook("sessions.stop()", found[1], caller)
         if found is not None and found[0]._opened is self._opened:  # noqa: SLF001 - of a client on the same store
@@ -452,9 +579,14 @@ class ClientCore:
             return att.status()
         await self.journal.flushed()
         row = await self.row(session_id)
+        directory = self._directory(row)
+        if directory is not None and (row is None or row.control is None or found is not None):
+            return await self._stop_at(directory, session_id)
         if row is None:
             raise unknown_session(session_id)
-        status = await self._as_it_stands(row)
+        status = await self.as_it_stands(row)
+        if directory is not None and status.status.terminal:  # as far as its row tells; it may have been left running
+            return await self._stop_at(directory, session_id)
         if status.status.terminal:
             return status
         if row.control is not None:
@@ -463,8 +595,12 @@ class ClientCore:
             try:
                 await stop(row.control, session_id)
             except OwnerSilent as e:
+                if directory is not None:
+                    return await self._stop_at(directory, session_id)
                 raise ReleaseFailed(str(e), session_id=session_id) from e
             except ConnectionLost:  # its owner ends, and the session with it
+                if directory is not None:
+                    return await self._stop_at(directory, session_id)
                 status = await self._when_owner_is_gone(session_id)
             else:
                 status = await self.get_session(session_id)
@@ -483,7 +619,7 @@ class ClientCore:
             row = await self.row(session_id)
             if row is None:
                 raise unknown_session(session_id)
-            status = await self._as_it_stands(row)
+            status = await self.as_it_stands(row)
             if status.status.terminal or asyncio.get_running_loop().time() > until:
                 return status
             await asyncio.sleep(0.02)
@@ -573,14 +709,45 @@ class ClientCore:
         """Log an event on the attachment, in its caller's context; one with an `error` is a warning."""
         self.supervisor.log_event(event, att.context, **fields)
 
+    def viewer(self, att: Attachment) -> str | None:
+        """The URL of the attachment's live view, None where there is none."""
+        endpoint: CdpEndpoint | None = getattr(att.backend, "endpoint", None)
+        if att.viewer_url is None:
+            att.viewer_url = getattr(att.backend, "viewer_url", None)
+        if att.viewer_url is None and endpoint is not None:
+
+            async def snapshot(seen: int) -> Mapping[str, Any]:
+                return await self.supervisor.thread.run(self._snapshot(att, seen))
+
+            att.viewer_url = endpoint.show(snapshot, interactive=att.options.viewer_input)
+        return att.viewer_url
+
+    async def _snapshot(self, att: Attachment, seen: int) -> Mapping[str, Any]:
+        """How a session stands, for its live view: its status, and its records after number `seen`."""
+        over = att.state.terminal or self._opened is None
+        found = [] if self._opened is None else await self.read(
+            lambda s: s.records(session_id=att.session_id, after=seen)
+        )  # fmt: skip
+        return {
+            "status": att.status().to_json(),
+            "now": self.clock.utcnow().isoformat(),
+            "records": [_shown(record) for _, record in found],
+            "last": found[-1][0] if found else seen,
+            "over": over,
+        }
+
     def opened(self, att: Attachment) -> None:
         """The attachment became active."""
+        self.viewer(att)
         if not att.guest and att.session_id is not None:
-            self.supervisor.owned[att.session_id] = (self, att)
+            self.supervisor.registry(att)[att.session_id] = (self, att)
 
     def over(self, att: Attachment) -> None:
         """The attachment reached a terminal state."""
         self.active.pop(att.attachment_id, None)
+        if att.operator is not None:  # closed already, unless the step that does it was skipped
+            self.fire(att.operator.aclose(), "operator close")
+            att.operator = None
         self.deadlines.ended()
         # Not left to the handle's own end, in the caller's thread: a Ctrl-C in a weakref callback is swallowed.
         self.handles.pop(att.attachment_id, None)
@@ -588,6 +755,23 @@ class ClientCore:
             client._forget(att.attachment_id)  # noqa: SLF001 - our other half
         if not att.guest:
             self.supervisor.tell_guests(att)
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    """A record as the live view shows it."""
+    guards = {result.guard for result in record.guards}
+    edges = [e for e in EDGES if (e.event, e.source, e.dest) == (record.event, record.source, record.dest)]
+    taken = next((e for e in edges if guards == set(e.guards)), edges[0] if edges else None)
+    return {
+        "time": record.at.isoformat(),
+        "kind": record.kind.value,
+        "event": record.event.value,
+        "dest": record.dest.value,
+        "cause": record.cause,
+        "error": record.error,
+        "edge": f"{taken.name} [{', '.join(taken.guards)}]" if taken is not None else None,
+        "steps": [{"step": s.step, "outcome": s.outcome.value, "ms": s.ms} for s in record.steps],
+    }
 
 
 def unknown_session(session_id: str) -> ConfigError:

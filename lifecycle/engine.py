@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 from lifecycle import logs
+from lifecycle.actions import parse_action, parse_observe, parse_scrape
 from lifecycle.attachment import Attachment, Owner
 from lifecycle.callers import AsyncCaller, Caller, SyncCaller
 from lifecycle.deadlines import Deadlines
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lifecycle.core import ClientCore
     from lifecycle.gateway import GatewayThread
     from lifecycle.journal import Journal
+    from lifecycle.operator import Driver
     from lifecycle.ports import Clock, Store
 
 __all__ = ["OpenStore", "Supervisor", "supervisor"]
@@ -72,6 +74,9 @@ class Supervisor:
         self.owner = Owner(pid=self.pid, started=process_started(self.pid) or "", boot=boot_id(), host=host_name())
         self.cores: set[ClientCore] = set()
         self.owned: dict[str, tuple[ClientCore, Attachment]] = {}
+        """Sessions that this process owns, by id."""
+        self.served: dict[str, tuple[ClientCore, Attachment]] = {}
+        """Sessions that a service owns and this process opened, by the id that the service gave."""
         self.exiting = False
         self.log_errors = 0
         self._logs: SerialWorker | None = None
@@ -79,6 +84,7 @@ class Supervisor:
         self._deadlines: dict[int, tuple[Clock, Deadlines]] = {}
         self._stores: dict[str, OpenStore] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._driver: Driver | None = None
         self._gateway: GatewayThread | None = None
         self._gateway_thread: LoopThread | None = None
         self._control: ControlServer | None = None
@@ -188,10 +194,16 @@ class Supervisor:
             found = self._deadlines[id(clock)] = (clock, Deadlines(clock))
         return found[1]
 
+    def driver(self, make: Callable[[], Driver]) -> Driver:
+        """The Playwright driver for operations on pages, made by `make` when it is first needed."""
+        if self._driver is None:
+            self._driver = make()
+        return self._driver
+
     def reserve_gateway(self) -> None:
         """Start the gateway's thread: on Python 3.12 none can be started once main has ended; sessions still can."""
         if self._gateway_thread is None:
-            self._gateway_thread = LoopThread("lifecycle-gateway")
+            self._gateway_thread = LoopThread("lifecycle-gateway", workers=1)
             self._gateway_thread.start()
 
     def gateway(self) -> GatewayThread:
@@ -236,7 +248,9 @@ class Supervisor:
             raise SessionClosed(session_id=session_id, close_reason=None)
         core, att = found
         match op:
-            case "watch" | "status":
+            case "watch":
+                return {**att.status().to_json(), "viewer_url": core.viewer(att)}
+            case "status":
                 return att.status().to_json()
             case "stop":
                 await core.flow.stop(att, None, cause="guest", reason=CloseReason.MANUAL)
@@ -261,8 +275,18 @@ class Supervisor:
                 return [(cookies.index(c), reason) for c, reason in refused]
             case "clear_cookies":
                 return await core.flow.operate(att, None, lambda b: b.clear_cookies())
+            case "execute":
+                return (await core.execute(att, None, parse_action(args["request"], {}))).to_json()
+            case "observe":
+                return (await core.observe(att, None, parse_observe(args["request"]))).to_json()
+            case "scrape":
+                return (await core.scrape(att, None, parse_scrape(args["request"]))).to_json()
         msg = f"unknown operation {op!r}"
         raise UsageError(msg)
+
+    def registry(self, att: Attachment) -> dict[str, tuple[ClientCore, Attachment]]:
+        """Where the attachment that opened a session is found by the session's id."""
+        return self.served if "assigns_ids" in att.adapter.capabilities else self.owned
 
     def tell_guests(self, att: Attachment) -> None:
         """The owner's attachment ended: its guests hear of it soon."""
@@ -270,9 +294,10 @@ class Supervisor:
 
     async def session_over(self, att: Attachment) -> None:
         """The owner's attachment ended: guests hear of it."""
-        if att.session_id is None or self.owned.pop(att.session_id, None) is None:
+        registry = self.registry(att)
+        if att.session_id is None or registry.pop(att.session_id, None) is None:
             return
-        if self._control is not None:
+        if self._control is not None and registry is self.owned:
             end = BackendEnd(
                 state=att.state, reason=att.close_reason or CloseReason.BACKEND, detail=att.error_text() or ""
             )
@@ -350,6 +375,8 @@ class Supervisor:
                 await self.logs_flushed()
                 if self._control is not None:
                     self._control.close()
+                if self._driver is not None:
+                    await self._driver.stopped()
             finally:
                 done.put(None)
 

@@ -16,7 +16,8 @@
      │  ├ CapacityError
      │  ├ AuthenticationError
      │  ├ RemoteRejected
-     │  └ ConnectionLost
+     │  ├ ConnectionLost
+     │  └ OperationFailed       an action on the page could not be done; the session goes on
      ├ CookieError
      │  ├ CookieFileError       the cookie file can't be read; names the line
      │  ├ CookieSaveError       the cookies could not be saved; names the rescue file
@@ -53,6 +54,7 @@ __all__ = [
     "HookError",
     "InvalidTransition",
     "LifecycleError",
+    "OperationFailed",
     "ReleaseFailed",
     "RemoteRejected",
     "SessionClosed",
@@ -270,6 +272,20 @@ class RemoteRejected(BackendError):  # noqa: N818 - a public name of the field
 
 class ConnectionLost(BackendError):  # noqa: N818 - a public name of the field
     """A connection to the backend or to the owner of the session broke."""
+
+
+class OperationFailed(BackendError):  # noqa: N818 - a public name of the field
+    """An action on the page could not be done. The session goes on.
+
+    Attributes:
+        action: The type of the action, such as ``click``.
+        reason: Why it could not be done.
+    """
+
+    def __init__(self, *, action: str, reason: str) -> None:
+        self.action = action
+        self.reason = reason
+        super().__init__(f"{action} failed: {reason}")
 
 
 class CookieError(LifecycleError):

@@ -134,8 +134,16 @@ class Flow:
         att: Attachment,
         caller: FlowCaller | None,
         work: Callable[[Backend], Awaitable[T]],
+        *,
+        budget: float = OPERATION_BUDGET,
     ) -> T:
         """Run one operation on the backend; moves the idle deadline and holds it meanwhile.
+
+        Args:
+            att: The attachment.
+            caller: Who asked.
+            work: The operation.
+            budget: Seconds that it may take.
 
         Raises:
             InvalidTransition: The session was not started.
@@ -150,13 +158,13 @@ class Flow:
             await self.stop(att, None, event=Event.EXPIRE, cause="deadline")
             if att.state.terminal:
                 raise att.ended_error()
-            return await self.operate(att, caller, work)  # used in this very moment, so it goes on
+            return await self.operate(att, caller, work, budget=budget)  # used in this very moment, so it goes on
         att.counts["operations"] = att.counts.get("operations", 0) + 1
         att.busy += 1
         try:
-            return await within(self._host.clock, OPERATION_BUDGET, work(att.backend))
+            return await within(self._host.clock, budget, work(att.backend))
         except StepTimeout as e:
-            msg = f"the {att.adapter.name} backend did not answer within {OPERATION_BUDGET:g} seconds"
+            msg = f"the {att.adapter.name} backend did not answer within {budget:g} seconds"
             raise ConnectionLost(msg) from e
         except (ConnectionLost, BackendError) as e:
             if att.in_flight is InFlight.ENDING or att.state.terminal or att.backend_end is not None:

@@ -7,15 +7,16 @@ run on the supervisor's event loop and must not block it: blocking work goes thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from lifecycle.audit import Record
 from lifecycle.states import CloseReason, State
 
 if TYPE_CHECKING:
+    from lifecycle.actions import Action, ActionResult, Observation, ObserveRequest, Scrape, ScrapeRequest
     from lifecycle.config import SessionOptions
     from lifecycle.cookies import Cookie
 
@@ -25,8 +26,15 @@ __all__ = [
     "BackendEnd",
     "CdpEndpoint",
     "CdpPipe",
+    "CdpSocket",
     "Clock",
+    "ContextCookies",
+    "Directory",
+    "Download",
+    "DownloadCapture",
     "Host",
+    "KnownSession",
+    "Operator",
     "SessionRow",
     "Store",
     "Timer",
@@ -95,6 +103,32 @@ class CdpPipe:
     write_fd: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CdpSocket:
+    """The WebSocket of a browser that somebody else runs.
+
+    Attributes:
+        url: ``ws://`` or ``wss://``; a secret, since whoever has it drives the browser.
+        headers: What the handshake carries, such as an ``Authorization``; secrets too.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextCookies:
+    """What a browser context that a client made held when it was read last, as CDP writes cookies.
+
+    Attributes:
+        seeds: The cookies that it began with.
+        cookies: The cookies in it.
+    """
+
+    seeds: Sequence[Mapping[str, object]]
+    cookies: Sequence[Mapping[str, object]]
+
+
 class CdpEndpoint(Protocol):
     """A gateway over one browser's CDP connection, made by `Host.serve_cdp`."""
 
@@ -104,8 +138,32 @@ class CdpEndpoint(Protocol):
         ...
 
     @property
+    def own_url(self) -> str:
+        """As `url`, for the library's own clients: they see the default context, are not use, and disturb nobody."""
+        ...
+
+    @property
     def foreign_cookies(self) -> int:
         """Cookies seen in browser contexts that clients made, which are not in the default context."""
+        ...
+
+    def show(self, snapshot: Callable[[int], Awaitable[Mapping[str, Any]]], *, interactive: bool) -> str:
+        """Serve a live view for as long as the session lives.
+
+        Args:
+            snapshot: Tells how the session stands; awaited on the gateway's loop, see `lifecycle.gateway.view`.
+            interactive: True to let keyboard and mouse of the viewers through.
+
+        Returns:
+            The URL of its page: a secret, which shows all that the session shows.
+        """
+        ...
+
+    async def capture_downloads(self, folder: str) -> DownloadCapture:
+        """Learn of the downloads of the default context, and have them saved, until the capture is closed.
+
+        Where a client has said where downloads go, they go there all the same.
+        """
         ...
 
     async def call(
@@ -119,6 +177,25 @@ class CdpEndpoint(Protocol):
         """
         ...
 
+    async def seed_contexts(self, cookies: Sequence[Mapping[str, object]]) -> None:
+        """Set these cookies (CDP's `CookieParam`) in every context that a client makes from now on.
+
+        From the first call on, what is in such contexts is kept for `context_cookies` instead of counted.
+        """
+        ...
+
+    async def context_cookies(self) -> Sequence[ContextCookies]:
+        """What the contexts that clients made hold, and those that are gone held; the oldest first."""
+        ...
+
+    async def close_opened(self) -> None:
+        """In a foreign browser (`CdpSocket`): close the pages and contexts that were opened through this endpoint.
+
+        Raises:
+            ReleaseFailed: Some may still be open.
+        """
+        ...
+
     async def close_clients(self, reason: str) -> None:
         """Close every client's WebSocket with `reason`; later connections get HTTP 410 with it. Idempotent."""
         ...
@@ -126,6 +203,38 @@ class CdpEndpoint(Protocol):
     async def aclose(self) -> None:
         """Close clients and the connection to the browser. Idempotent."""
         ...
+
+
+class DownloadCapture(Protocol):
+    """The downloads that begin while it is open; made by `CdpEndpoint.capture_downloads`."""
+
+    async def next(self) -> Download:
+        """Wait for the next download to begin and to end.
+
+        Raises:
+            OperationFailed: Its end was not a file: it was cancelled or is not allowed.
+            ConnectionLost: The browser is gone.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Look no more. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """A finished download.
+
+    Attributes:
+        url: Where it came from.
+        filename: The name that the site suggests; not to be trusted as a path.
+        path: Where the browser saved it.
+    """
+
+    url: str
+    filename: str
+    path: str
 
 
 class Host(Protocol):
@@ -152,10 +261,14 @@ class Host(Protocol):
         """Run `func` on one of the supervisor's own worker threads (they live until the very exit)."""
         ...
 
-    async def serve_cdp(self, connection: CdpPipe) -> CdpEndpoint:
+    async def serve_cdp(self, connection: CdpPipe | CdpSocket) -> CdpEndpoint:
         """Put a gateway in front of a browser's CDP connection and take that connection over.
 
         The gateway reports use by itself, and a broken connection as a crash.
+
+        Raises:
+            ConnectionLost: The browser of a `CdpSocket` can't be reached.
+            RemoteRejected: Something is there, and refuses or speaks no WebSocket.
         """
         ...
 
@@ -164,8 +277,11 @@ class Host(Protocol):
 class Backend(Protocol):
     """One opened or connected browser session.
 
-    It may have one attribute more, which counts as 0 where there is none: ``foreign_cookies: int``, the cookies in
-    contexts that clients made, which `get_cookies` does not return. The record of a save says how many there are.
+    It may have attributes more. ``viewer_url: str | None``: the live view of a service. ``headed: bool``: it has a
+    window, so nobody needs a live view. ``foreign_cookies: int``, which counts as 0 where there is none: the cookies in
+    contexts that clients made, which `get_cookies` does not return; the record of a save says how many there are.
+    ``cookie_conflicts: int``: with ``cookie_scope="all"``, cookies that differed between contexts at the last reading.
+    ``endpoint: CdpEndpoint | None``: the gateway in front of its browser, by which the library operates on its pages.
     """
 
     @property
@@ -215,6 +331,32 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Operator(Protocol):
+    """Who carries out operations on pages.
+
+    A backend may have these methods itself. For one that has not, and whose adapter has the capability ``pages``, the
+    library drives the browser through `CdpEndpoint.own_url`; see `Backend` for how it finds that.
+    """
+
+    async def execute(self, action: Action) -> ActionResult:
+        """Do one action. One that fails is an answer too: its `success` is False.
+
+        Raises:
+            UnsupportedOperation: This backend does not know the action.
+            ConnectionLost: The browser or the service is gone.
+        """
+        ...
+
+    async def observe(self, request: ObserveRequest) -> Observation:
+        """Look at the page."""
+        ...
+
+    async def scrape(self, request: ScrapeRequest) -> Scrape:
+        """Read the page."""
+        ...
+
+
+@runtime_checkable
 class Adapter(Protocol):
     """A kind of backend. One instance may serve many clients and sessions at once."""
 
@@ -225,7 +367,12 @@ class Adapter(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do: ``pages`` (has a CDP URL), ``headed``, ``proxy``, ``attach`` (probes ids by itself), ..."""
+        """What it can do: ``pages`` (has a CDP URL), ``headed``, ``proxy``, ...
+
+        ``attach``: it probes ids by itself. ``assigns_ids``: the service gives a session its id; `open` is given an
+        empty one, and journals the fact ``session_id`` the moment it is known. ``fixed_duration``: the maximum
+        duration can't be moved later on.
+        """
         ...
 
     def check(self, options: SessionOptions) -> None:
@@ -262,6 +409,58 @@ class Adapter(Protocol):
 
     async def aclose(self) -> None:
         """Give up what the adapter itself holds (pooled connections). Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownSession:
+    """A session as the service that owns it tells of it.
+
+    Attributes:
+        session_id: The session.
+        state: Its state.
+        created_at: When it was started (UTC).
+        closed_at: When it ended (UTC), or None.
+        last_accessed_at: Its last use (UTC).
+        timeout_minutes: Idle timeout.
+        max_duration_minutes: Absolute limit.
+        close_reason: Why it ended, or None.
+        error: A message for `error`, or None.
+    """
+
+    session_id: str
+    state: State
+    created_at: datetime
+    closed_at: datetime | None
+    last_accessed_at: datetime
+    timeout_minutes: float
+    max_duration_minutes: float
+    close_reason: CloseReason | None
+    error: str | None
+
+
+@runtime_checkable
+class Directory(Protocol):
+    """What an adapter has beside `Adapter` when it can tell of sessions by id, whoever opened them."""
+
+    def list(self, *, active: bool) -> AsyncIterator[KnownSession]:
+        """Its sessions, newest first; with `active`, only those that are. Raises BackendError as `get` does."""
+        ...
+
+    async def get(self, session_id: str) -> KnownSession | None:
+        """One session, None when there is none with this id.
+
+        Raises:
+            BackendError: The service can't tell.
+        """
+        ...
+
+    async def stop(self, session_id: str) -> None:
+        """Stop a session. Done as well when it is over or unknown.
+
+        Raises:
+            ReleaseFailed: It may still run.
+        """
         ...
 
 

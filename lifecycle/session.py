@@ -6,18 +6,29 @@ handle owns is the Playwright page, which lives in the caller's own thread or lo
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from lifecycle.actions import Action, ActionResult, Observation, Scrape, parse_action, parse_observe, parse_scrape
 from lifecycle.attachment import Attachment, SessionStatus
 from lifecycle.config import check_minutes
-from lifecycle.errors import CookieRejected, GuardRejected, InvalidTransition, LifecycleError, UsageError
+from lifecycle.errors import (
+    CookieRejected,
+    GuardRejected,
+    InvalidTransition,
+    LifecycleError,
+    OperationFailed,
+    UnsupportedOperation,
+    UsageError,
+)
 from lifecycle.hooks import HookFunction, make_hooks, refuse_in_hook
 from lifecycle.page import AsyncPageSlot, PageSlot
 from lifecycle.states import Event, State
+from lifecycle.steps import show_in_browser
 
 if TYPE_CHECKING:
     import os
@@ -123,6 +134,14 @@ class Handle:
         """The committed state, read without I/O. It compares equal to its name, such as ``"active"``."""
         return self._att.state
 
+    @property
+    def viewer_url(self) -> str | None:
+        """The page of the session's live view, None while there is none. Read without I/O.
+
+        It is a secret: whoever has it sees all that the session shows, and drives it where `viewer_input` is set.
+        """
+        return self._att.viewer_url
+
     def hook(
         self,
         *,
@@ -177,6 +196,17 @@ class Handle:
 
         return await self._core.operate(self._att, caller, work)
 
+    async def _do_viewer(self, caller: Caller) -> str:
+        await self._core.touch(self._att, caller)
+        url = self._core.viewer(self._att)
+        if url is None:
+            raise UnsupportedOperation(
+                operation="a live view",
+                adapter=self._att.adapter.name,
+                way_out='use Client(adapter="local") for a session with a browser and pages',
+            )
+        return url
+
     async def _do_get_cookies(self, caller: Caller) -> list[CookieDict]:
         from lifecycle.cookies import to_playwright  # noqa: PLC0415 - only who uses cookies pays for them
 
@@ -207,6 +237,35 @@ class Handle:
             bad = [*bad, *((c.name, reason) for c, reason in refused)]
             if bad:
                 raise CookieRejected(names=[n for n, _ in bad], reasons=[r for _, r in bad])
+
+        return work
+
+    def _do_execute(
+        self, action: Mapping[str, object] | Action | None, fields: Mapping[str, object], *, raise_on_failure: bool
+    ) -> Callable[[Caller], Awaitable[ActionResult]]:
+        checked = parse_action(action, fields)
+
+        async def work(caller: Caller) -> ActionResult:
+            result = await self._core.execute(self._att, caller, checked)
+            if raise_on_failure and not result.success:
+                raise OperationFailed(action=checked.type, reason=result.error or result.message)
+            return result
+
+        return work
+
+    def _do_observe(self, options: Mapping[str, object]) -> Callable[[Caller], Awaitable[Observation]]:
+        request = parse_observe(options)
+
+        async def work(caller: Caller) -> Observation:
+            return await self._core.observe(self._att, caller, request)
+
+        return work
+
+    def _do_scrape(self, options: Mapping[str, object]) -> Callable[[Caller], Awaitable[Scrape]]:
+        request = parse_scrape(options)
+
+        async def work(caller: Caller) -> Scrape:
+            return await self._core.scrape(self._att, caller, request)
 
         return work
 
@@ -402,6 +461,78 @@ class Session(Handle):
         """
         self._call(self._do_set_cookies(cookies, cookie_file))
 
+    def execute(
+        self,
+        action: Mapping[str, object] | Action | None = None,
+        *,
+        raise_on_failure: bool = True,
+        **fields: object,
+    ) -> ActionResult:
+        """Do one action on the current tab, such as ``execute(type="goto", url="https://example.com")``.
+
+        Types: goto, goto_new_tab (`url`), close_tab, switch_tab (`tab_index`), go_back, go_forward, reload, wait
+        (`time_ms`), press_key (`key`), scroll_up, scroll_down (`amount` in pixels, `selector`), click, fill (`value`,
+        `clear_before_fill`), check (`value`), select_dropdown_option (`value`), upload_file (`file_path`),
+        download_file, evaluate_js (`code`), form_fill (`value`: a mapping such as ``{"email": ...}``), scrape. Those
+        that act on one element take `selector`, in Playwright's syntax, or `id`, as `observe` gave it; and
+        `press_enter` and `timeout` in milliseconds (15,000 by default).
+
+        It acts on the tab that ``switch_tab`` or ``goto_new_tab`` chose last, else on the first. Downloads lie in a
+        folder that is removed when the session ends: move what is to be kept.
+
+        Args:
+            action: The action as a mapping, instead of keyword fields or together with them.
+            raise_on_failure: True to raise when the action could not be done; False to look at the result's `success`.
+            **fields: `type`, and the fields of the action.
+
+        Raises:
+            ConfigError: The action is unknown or a field is not allowed; names it.
+            OperationFailed: The action could not be done. The session goes on.
+            UnsupportedOperation: It needs a language model or an inbox, which only a service has.
+            SessionEnded: The session is over.
+        """
+        result: ActionResult = self._call(self._do_execute(action, fields, raise_on_failure=raise_on_failure))
+        return result
+
+    def observe(self, /, **options: object) -> Observation:
+        """Look at the current tab: its address and title, its elements with ids for `execute`, and a screenshot.
+
+        Args:
+            **options: `max_nb_actions`: at most so many elements (100). `min_nb_actions`. For services with a language
+                model: `instructions`, `perception_type`.
+
+        Raises:
+            ConfigError: An option is not allowed.
+            OperationFailed: The page could not be looked at. The session goes on.
+        """
+        found: Observation = self._call(self._do_observe(options))
+        return found
+
+    def scrape(self, /, **options: object) -> Scrape:
+        """The content of the current tab as Markdown. Needs the extra ``scrape`` on a local browser.
+
+        Args:
+            **options: `selector`: only what is inside that element. `only_main_content`: without navigation, headers,
+                footers and asides. `scrape_links` (True), `scrape_images` (False), `ignored_tags`: a list of HTML tags
+                to leave out. For services with a language model: `instructions`, `response_format`, `model`.
+
+        Raises:
+            ConfigError: An option is not allowed.
+            OperationFailed: The page could not be read. The session goes on.
+            UnsupportedOperation: The extra is not installed.
+        """
+        found: Scrape = self._call(self._do_scrape(options))
+        return found
+
+    def viewer(self) -> bool:
+        """Show the live view in your own browser; False where there is nothing to show it in.
+
+        Raises:
+            SessionEnded: The session is over.
+            UnsupportedOperation: The adapter has no live view.
+        """
+        return show_in_browser(self._call(self._do_viewer))
+
     def extend(self, *, minutes: float) -> SessionStatus:
         """Move the maximum duration by `minutes`; recorded before it is acknowledged."""
         status: SessionStatus = self._call(self._do_extend(minutes))
@@ -572,6 +703,31 @@ class AsyncSession(Handle):
     ) -> None:
         """Set cookies of the default context; see `Session.set_cookies`."""
         await self._call(self._do_set_cookies(cookies, cookie_file))
+
+    async def execute(
+        self,
+        action: Mapping[str, object] | Action | None = None,
+        *,
+        raise_on_failure: bool = True,
+        **fields: object,
+    ) -> ActionResult:
+        """Do one action on the current tab; see `Session.execute`."""
+        result: ActionResult = await self._call(self._do_execute(action, fields, raise_on_failure=raise_on_failure))
+        return result
+
+    async def observe(self, /, **options: object) -> Observation:
+        """Look at the current tab; see `Session.observe`."""
+        found: Observation = await self._call(self._do_observe(options))
+        return found
+
+    async def scrape(self, /, **options: object) -> Scrape:
+        """The content of the current tab as Markdown; see `Session.scrape`."""
+        found: Scrape = await self._call(self._do_scrape(options))
+        return found
+
+    async def viewer(self) -> bool:
+        """Show the live view in your own browser; see `Session.viewer`."""
+        return await asyncio.to_thread(show_in_browser, await self._call(self._do_viewer))
 
     async def extend(self, *, minutes: float) -> SessionStatus:
         """Move the maximum duration by `minutes`; recorded before it is acknowledged."""

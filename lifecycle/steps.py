@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -128,6 +129,10 @@ class FlowHost(Protocol):
         """Log a warning through the log of the program that uses the library, with names and counts only."""
         ...
 
+    def viewer(self, att: Attachment) -> str | None:
+        """The URL of the attachment's live view, None where there is none."""
+        ...
+
     def opened(self, att: Attachment) -> None:
         """The attachment became active."""
         ...
@@ -194,6 +199,7 @@ class Steps:
             Step.PROBE_BACKEND: self._probe_backend,
             Step.CONNECT_BACKEND: self._connect_backend,
             Step.LOAD_COOKIES: self._load_cookies,
+            Step.OPEN_VIEWER: self._open_viewer,
             Step.CANCEL_START: self._cancel_start,
             Step.SAVE_COOKIES: self._save_cookies,
             Step.CLOSE_CONNECTIONS: self._close_connections,
@@ -362,6 +368,12 @@ class Steps:
             return "refused by the browser: " + ", ".join(f"{c.name} ({why})" for c, why in rejected)
         return None
 
+    async def _open_viewer(self, att: Attachment) -> str | None:
+        url = self._host.viewer(att)
+        if url is None:
+            return "the adapter has no viewer"
+        return None if await self._host.run_blocking(show_in_browser, url) else "nothing here to show it in"
+
     async def _cancel_start(self, att: Attachment) -> str | None:
         assert att.opening is not None  # noqa: S101 - else the step is needless
         att.opening.cancel()
@@ -383,6 +395,9 @@ class Steps:
         saved = await self._host.run_blocking(lambda: save_cookie_file(loaded, current, now=now, refused=refused))
         att.unsaved = None
         att.counts["cookies_saved"] = saved.saved
+        if differ := int(getattr(backend, "cookie_conflicts", 0)):  # optional in the port
+            att.counts["context_conflicts"] = differ
+            notes.append(f"{differ} cookies differed between contexts; those of the first context were kept")
         if saved.conflicts:
             att.counts["cookie_conflicts"] = len(saved.conflicts)
             notes.append("changed here and by others too, ours kept: " + ", ".join(saved.conflicts))
@@ -414,6 +429,8 @@ class Steps:
 
     async def _close_connections(self, att: Attachment) -> str | None:
         assert att.backend is not None  # noqa: S101 - else the step is needless
+        if att.operator is not None:
+            await att.operator.aclose()
         await att.backend.close_connections(str(att.close_reason or "closed"))
         return None
 
@@ -507,6 +524,19 @@ class Steps:
         return None, StepOutcome.DONE, None
 
 
+def show_in_browser(url: str) -> bool:
+    """Open `url` in the user's own browser, unless that would take over a terminal. Blocks for a moment."""
+    import webbrowser  # noqa: PLC0415 - only who watches needs it
+
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return False
+    if type(browser) is webbrowser.GenericBrowser and not os.environ.get("BROWSER"):
+        return False  # a browser of the terminal, where there is no display
+    return browser.open(url, new=1)
+
+
 class _Gone(Exception):  # noqa: N818 - never leaves this module
     """The backend ended while a step needed it."""
 
@@ -527,8 +557,10 @@ def _needless(att: Attachment, step: Step) -> str | None:
             return "no cookie file"
         case Step.LOAD_COOKIES if att.loaded is None or not att.loaded.cookies:
             return "no cookies to load"
-        case Step.OPEN_VIEWER:
-            return "headless" if att.options.headless else "the adapter has no viewer"
+        case Step.OPEN_VIEWER if att.options.headless:
+            return "headless"
+        case Step.OPEN_VIEWER if getattr(att.backend, "headed", False):
+            return "it has a window"
         case Step.CANCEL_START if att.opening is None or att.opening.done():
             return "nothing is in flight"
         case Step.SAVE_COOKIES if att.loaded is None:

@@ -29,6 +29,7 @@ class Site(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.requests: list[str] = []
+        self.pages: dict[str, tuple[int, dict[str, str], bytes]] = {}  # a test's own: status, headers, body by path
         self.open: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="site", daemon=True)
         self._thread.start()
@@ -58,7 +59,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests.append(f"GET {self.path}")
         path = self.path.split("?")[0]
-        if path == "/":
+        if path in self.server.pages:
+            status, headers, body = self.server.pages[path]
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+        elif path == "/":
             self._page(f"<h1>{TITLE}</h1><p><a href='/account'>account</a></p>")
         elif path == "/login":
             self._page("<form method=post><input name=user><button>Log in</button></form>")

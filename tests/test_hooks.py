@@ -121,6 +121,37 @@ def test_hooks_run_before_and_after_each_edge(way, event):
     assert session.state is dest
 
 
+@pytest.mark.parametrize("waits", ["wait_ended", "close"])
+def test_who_comes_after_the_commit_waits_for_the_hooks_too(way, waits):
+    """Seen: `wait_ended` came back, or the store was closed, with a hook of the end still running."""
+    adapter, store = MemoryAdapter(), MemoryStore()
+    client = way.client(adapter=adapter, store=store)
+    running, go_on = threading.Event(), threading.Event()
+
+    def after(_):
+        running.set()
+        assert go_on.wait(PATIENCE)
+
+    client.hook(after="fail")(way.hook(after))
+    session = client.Session().start()
+    adapter.crash(session.session_id)
+    assert running.wait(PATIENCE)
+    assert session.state is State.ERROR
+    waited = threading.Event()
+
+    def wait():
+        session.wait_ended() if waits == "wait_ended" else client.close()
+        waited.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not waited.wait(0.1)
+    go_on.set()
+    thread.join(PATIENCE)
+    assert waited.is_set()
+    assert any(name.startswith("after:") for name in hook_results(record for _, record in store.records()))
+
+
 @pytest.mark.parametrize("event", EDGES)
 def test_hooks_of_one_event_hear_nothing_of_the_others(way, event):
     for name, (act, *_) in EDGES.items():

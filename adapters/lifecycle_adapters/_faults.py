@@ -45,7 +45,7 @@ class Fault:
     Attributes:
         step: Where: ``open_backend``, ``probe_backend``, ``connect_backend``, ``load_cookies`` (any setting of
             cookies), ``save_cookies`` (any reading of them), ``close_connections``, ``release_backend``, or
-            ``operate`` (`MemoryAdapter.use`).
+            ``operate`` (`MemoryAdapter.use`, and each operation on a page).
         kind: How. ``fail``: it raises. ``hang``: it waits until it is cancelled or `MemoryAdapter.release_hangs` is
             called. ``crash``: the browser is gone and its end is reported, then it raises ConnectionLost. The two last
             steps of a teardown succeed on a browser that is gone; in all others a hang ends with ConnectionLost.

@@ -14,9 +14,11 @@ import itertools
 import os
 import queue
 import weakref
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from lifecycle.actions import Action, ActionResult, Observation, ObserveRequest, Scrape, ScrapeRequest
 from lifecycle.config import nearest
 from lifecycle.errors import BackendError, ConfigError, ConnectionLost, ReleaseFailed, StartFailed, UnsupportedOperation
 from lifecycle.ports import BackendEnd
@@ -25,13 +27,18 @@ from lifecycle_adapters._faults import GOODBYES, Fault, Script
 from lifecycle_adapters._jar import Jar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lifecycle.config import SessionOptions
     from lifecycle.cookies import Cookie
     from lifecycle.ports import Host
 
-__all__ = ["Fault", "MemoryAdapter", "MemoryBackend"]
+__all__ = ["Fault", "MemoryAdapter", "MemoryBackend", "Results"]
+
+T = TypeVar("T")
+
+Results = Callable[[Action | ObserveRequest | ScrapeRequest], ActionResult | Observation | Scrape | None]
+"""A script of what operations on pages answer."""
 
 
 class _Browser:
@@ -103,6 +110,33 @@ class MemoryBackend:
             way_out='use Client(adapter="local") for a session with a browser and pages',
         )
 
+    async def execute(self, action: Action) -> ActionResult:
+        """What the adapter's `results` say of `action`."""
+        return await self._answer(action, ActionResult)
+
+    async def observe(self, request: ObserveRequest) -> Observation:
+        """What the adapter's `results` say."""
+        return await self._answer(request, Observation)
+
+    async def scrape(self, request: ScrapeRequest) -> Scrape:
+        """What the adapter's `results` say."""
+        return await self._answer(request, Scrape)
+
+    async def _answer(self, request: Action | ObserveRequest | ScrapeRequest, kind: type[T]) -> T:
+        await self._reach(Event.OPERATE)
+        script = self._browser.adapter.results
+        answer = script(request) if script is not None else None
+        if answer is None:
+            raise UnsupportedOperation(
+                operation=request.type if isinstance(request, Action) else kind.__name__.lower(),
+                adapter=self._adapter.name,
+                way_out='script it with MemoryAdapter(results=...), or use Client(adapter="local") for real pages',
+            )
+        if not isinstance(answer, kind):
+            allowed = f"a function that answers a {type(request).__name__} with a {kind.__name__}"
+            raise ConfigError(option="results", value=type(answer).__name__, allowed=allowed)
+        return answer
+
     async def close_connections(self, reason: str) -> None:
         """Stop reporting to this attachment; there are no other connections. Idempotent."""
         del reason
@@ -117,7 +151,7 @@ class MemoryBackend:
         await self._reach(Step.RELEASE_BACKEND)
         self._browser.adapter._release(self._browser, by=self._host)  # noqa: SLF001 - one thing in two classes
 
-    async def _reach(self, step: Step) -> None:
+    async def _reach(self, step: Step | Event) -> None:
         await self._adapter._reach(step, self._browser, self._host)  # noqa: SLF001 - one thing in two classes
 
     def _now(self) -> float:
@@ -131,12 +165,17 @@ class MemoryAdapter:
         faults: What goes wrong, and when.
         can_live_on: True to act as a service whose sessions go on without their opener: it may detach, and others find
             the session by `probe`.
+        results: Answers operations on pages: takes what is asked and gives an `ActionResult`, `Observation` or `Scrape`
+            of `lifecycle.actions`, or None for what is not supported. Called on the supervisor's loop.
 
     Raises:
         ConfigError: Two faults are for the same time at the same step.
     """
 
-    def __init__(self, *, faults: Iterable[Fault] = (), can_live_on: bool = False) -> None:
+    def __init__(
+        self, *, faults: Iterable[Fault] = (), can_live_on: bool = False, results: Results | None = None
+    ) -> None:
+        self.results = results
         self.can_live_on = can_live_on
         self._script = Script(faults)
         self._live: dict[str, _Browser] = {}
@@ -309,7 +348,7 @@ class MemoryAdapter:
             option="session_id", value=session_id, allowed="the id of a memory session that this process has opened"
         )
 
-    async def _reach(self, step: Step, browser: _Browser, host: Host) -> None:
+    async def _reach(self, step: Step | Event, browser: _Browser, host: Host) -> None:
         fault = self._script.next(step)
         if fault is None:
             await asyncio.sleep(0)  # as with a real backend, each call is a place where its task may be cancelled

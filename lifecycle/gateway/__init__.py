@@ -7,28 +7,41 @@ supervisor's loop and run on the gateway's.
     policy.py    what clients may do and what counts as use
     wire.py      ids and session ids, rewritten as bytes
     pipe.py      the browser's end
+    websocket.py the same, where the browser is somebody else's
+    contexts.py  contexts that clients make, and their cookies
+    opened.py    what was opened through us in a foreign browser
+    waiting.py   new targets that wait for a client
     hub.py       one browser, its clients, and what each may reach
+    own.py       what the library's own clients may do
+    downloads.py downloads that operations wait for
+    view.py      the live view and its page
     listener.py  tokens, discovery and the WebSocket handshake
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
-from lifecycle.errors import ConnectionLost, UsageError
+from lifecycle.errors import BackendError, ConnectionLost, UsageError
+from lifecycle.gateway.downloads import Capture
 from lifecycle.gateway.hub import Hub
 from lifecycle.gateway.listener import Listener
 from lifecycle.gateway.policy import NOT_USE
+from lifecycle.gateway.view import Snapshot, View
+from lifecycle.gateway.websocket import open_socket
 from lifecycle.logs import get_logger
 from lifecycle.loops import LoopThread, close_fd
-from lifecycle.ports import CdpEndpoint, CdpPipe
+from lifecycle.ports import CdpEndpoint, CdpPipe, CdpSocket, ContextCookies, Download, DownloadCapture
 
 __all__ = ["NOT_USE", "Endpoint", "GatewayThread"]
+
+T = TypeVar("T")
 
 _STOP_BUDGET: Final = 5.0
 """Seconds that `GatewayThread.stop` waits."""
@@ -53,6 +66,11 @@ class Endpoint:
         return f"ws://127.0.0.1:{self._listener.port}/{self._hub.token}"
 
     @property
+    def own_url(self) -> str:
+        """As `url`, for the library's own clients."""
+        return f"ws://127.0.0.1:{self._listener.port}/{self._hub.own_token}"
+
+    @property
     def foreign_cookies(self) -> int:
         """Cookies seen in contexts that clients made, by `Storage.getCookies`.
 
@@ -60,7 +78,7 @@ class Endpoint:
         A count that takes longer than a quarter of a second is given up, and a context that ends in another way
         (its browser crashed) is not counted, so the number is a lower bound.
         """
-        return self._hub.foreign_cookies
+        return self._hub.contexts.foreign_cookies
 
     async def call(
         self, method: str, params: Mapping[str, object] | None = None, *, session_id: str | None = None
@@ -78,6 +96,45 @@ class Endpoint:
                 raise
             raise ConnectionLost(f"{method}: the gateway has ended") from e
 
+    async def capture_downloads(self, folder: str) -> DownloadCapture:
+        """Learn of the downloads of the default context; see `lifecycle.ports.CdpEndpoint`.
+
+        Raises:
+            ConnectionLost: The connection to the browser is closed.
+        """
+        try:
+            capture = await self._thread.run(self._hub.downloads.capture(folder))
+        except UsageError as e:
+            raise ConnectionLost("the gateway has ended") from e
+        return _Capture(self._thread, capture)
+
+    def show(self, snapshot: Snapshot, *, interactive: bool) -> str:
+        """Serve a live view for as long as the session lives; its URL. See `lifecycle.ports.CdpEndpoint`."""
+        view = View(self._hub, snapshot, interactive=interactive)
+        self._thread.post(self._listener.show, view)
+        return f"http://127.0.0.1:{self._listener.port}/view/{view.token}"
+
+    async def seed_contexts(self, cookies: Sequence[Mapping[str, object]]) -> None:
+        """Begin every context that a client makes with these cookies; see `lifecycle.ports.CdpEndpoint`."""
+        await self._on_hub(self._hub.seed_contexts(cookies))
+
+    async def context_cookies(self) -> Sequence[ContextCookies]:
+        """What the contexts that clients made hold; see `lifecycle.ports.CdpEndpoint`."""
+        return await self._on_hub(self._hub.contexts.cookies())
+
+    async def close_opened(self) -> None:
+        """Close what was opened in a foreign browser; see `lifecycle.ports.CdpEndpoint`."""
+        if self._thread.alive:
+            await self._thread.run(self._hub.close_opened())
+
+    async def _on_hub(self, coro: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await self._thread.run(coro)
+        except UsageError as e:
+            if self._thread.pid != os.getpid():
+                raise
+            raise ConnectionLost("the gateway has ended") from e
+
     async def close_clients(self, reason: str) -> None:
         """Close every client's WebSocket with code 4000 and `reason`; later requests get HTTP 410. Idempotent."""
         if self._thread.alive:
@@ -89,6 +146,24 @@ class Endpoint:
             await self._thread.run(_drop(self._listener, self._hub))
 
 
+class _Capture:
+    """A capture of downloads, as the supervisor sees it."""
+
+    def __init__(self, thread: LoopThread, capture: Capture) -> None:
+        self._thread = thread
+        self._capture = capture
+
+    async def next(self) -> Download:
+        """Wait for the next download to begin and to end."""
+        return await self._thread.run(self._capture.next())
+
+    async def aclose(self) -> None:
+        """Look no more. Idempotent."""
+        if self._thread.alive:
+            with contextlib.suppress(BackendError):  # the browser is gone, and with it what would be undone
+                await self._thread.run(self._capture.aclose())
+
+
 class GatewayThread:
     """The gateway of this process. Make one, `start` it, and `serve` each browser through it.
 
@@ -97,10 +172,9 @@ class GatewayThread:
     """
 
     def __init__(self, thread: LoopThread | None = None) -> None:
-        self._thread = thread if thread is not None else LoopThread("lifecycle-gateway")
+        self._thread = thread if thread is not None else LoopThread("lifecycle-gateway", workers=1)
         self._listener = Listener()
         self._listening: asyncio.Task[None] | None = None
-        self._taken: set[CdpPipe] = set()
         self._stopped = False
 
     def start(self) -> None:
@@ -108,7 +182,9 @@ class GatewayThread:
         if not self._thread.alive:
             self._thread.start()
 
-    async def serve(self, pipe: CdpPipe, *, on_use: Callable[[], None], on_lost: Callable[[str], None]) -> CdpEndpoint:
+    async def serve(
+        self, pipe: CdpPipe | CdpSocket, *, on_use: Callable[[], None], on_lost: Callable[[str], None]
+    ) -> CdpEndpoint:
         """Put the gateway in front of a browser.
 
         The descriptors of `pipe` are taken over at once: they are closed here whatever happens, also when this
@@ -121,7 +197,8 @@ class GatewayThread:
                 An error inside the gateway counts as that too.
 
         Raises:
-            ConnectionLost: The gateway has ended.
+            ConnectionLost: The gateway has ended, or the other end of a `CdpSocket` can't be reached.
+            RemoteRejected: The other end refuses, or speaks no WebSocket.
         """
         opened: list[Hub] = []
         try:
@@ -136,18 +213,20 @@ class GatewayThread:
             raise
 
     async def _serve(
-        self, pipe: CdpPipe, on_use: Callable[[], None], on_lost: Callable[[str], None], opened: list[Hub]
+        self, pipe: CdpPipe | CdpSocket, on_use: Callable[[], None], on_lost: Callable[[str], None], opened: list[Hub]
     ) -> Endpoint:
         if self._listening is None:
             self._listening = asyncio.get_running_loop().create_task(self._listener.start())
         await asyncio.shield(self._listening)
-        self._taken.add(pipe)
-        hub = Hub(pipe, token=secrets.token_urlsafe(32), on_use=on_use, on_lost=on_lost)
+        connection = pipe if isinstance(pipe, CdpPipe) else await open_socket(pipe)
+        hub = Hub(connection, token=secrets.token_urlsafe(32), on_use=on_use, on_lost=on_lost)
         opened.append(hub)
         self._listener.add(hub)
+        if hub.opened is not None:
+            await hub.opened.watch()
         return Endpoint(self._thread, self._listener, hub)
 
-    def _undo(self, pipe: CdpPipe, opened: list[Hub]) -> None:
+    def _undo(self, pipe: CdpPipe | CdpSocket, opened: list[Hub]) -> None:
         """The caller of `serve` never got the endpoint."""
         if opened:
             self._undoing = asyncio.get_running_loop().create_task(_drop(self._listener, opened[0]))
@@ -197,6 +276,7 @@ async def _drop(listener: Listener, hub: Hub) -> None:
     await hub.aclose()
 
 
-def _close(pipe: CdpPipe) -> None:
-    close_fd(pipe.read_fd)
-    close_fd(pipe.write_fd)
+def _close(pipe: CdpPipe | CdpSocket) -> None:
+    if isinstance(pipe, CdpPipe):
+        close_fd(pipe.read_fd)
+        close_fd(pipe.write_fd)

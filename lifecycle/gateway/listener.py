@@ -1,12 +1,14 @@
 """The gateway's front door: one listener on 127.0.0.1 for all sessions of the process.
 
-Rule: nobody gets past it without the 256-bit token of a session, a loopback Host and no Origin. The token stands in
-the path or in an ``Authorization: Bearer`` header, is compared in constant time, and never reaches a log line.
+Rule: nobody gets past it without the 256-bit token of a session, a loopback Host, and no Origin but that of an
+extension in the session's own browser (for a live view: none but its own page's). The token stands in the path or in
+an ``Authorization: Bearer`` header, is compared in constant time, and never reaches a log line.
 
     ws://127.0.0.1:PORT/TOKEN[/devtools/browser/...]     the browser
     ws://127.0.0.1:PORT/TOKEN/devtools/page/TARGET_ID    one page
     http://127.0.0.1:PORT/TOKEN/json/version             discovery, as a debugging port answers it
     http://127.0.0.1:PORT/TOKEN/json[/list]
+    http://127.0.0.1:PORT/view/TOKEN                     the live view, by a token of its own
 
 Requests without any path before ``/json`` or ``/devtools`` need the header. After the end of the session both kinds
 get 410 with the close_reason.
@@ -33,6 +35,7 @@ from websockets.protocol import State
 from lifecycle.errors import BackendError
 from lifecycle.gateway import policy
 from lifecycle.gateway.hub import Client, Hub
+from lifecycle.gateway.view import View
 from lifecycle.logs import get_logger
 
 _DISCOVERY_BUDGET: Final = 10.0
@@ -75,11 +78,12 @@ class _Link:
 class Route:
     """Where a request wants to go: a session, and the rest of the path below its token."""
 
-    __slots__ = ("hub", "rest")
+    __slots__ = ("hub", "own", "rest")
 
-    def __init__(self, hub: Hub, rest: str) -> None:
+    def __init__(self, hub: Hub, rest: str, *, own: bool = False) -> None:
         self.hub = hub
         self.rest = rest
+        self.own = own
 
     @property
     def page(self) -> str | None:
@@ -110,6 +114,8 @@ class Listener:
         self.port: Final[int] = self._socket.getsockname()[1]
         self._server: Server | None = None
         self._hubs: dict[bytes, Hub] = {}
+        self._own: dict[bytes, Hub] = {}
+        self._views: dict[bytes, View] = {}
         self._past: collections.deque[bytes] = collections.deque()
         self._connections: set[ServerConnection] = set()
 
@@ -130,6 +136,11 @@ class Listener:
     def add(self, hub: Hub) -> None:
         """Let clients with the token of `hub` in."""
         self._hubs[_key(hub.token)] = hub
+        self._own[_key(hub.own_token)] = hub
+
+    def show(self, view: View) -> None:
+        """Let viewers with the token of `view` in."""
+        self._views[_key(view.token)] = view
 
     def retire(self, hub: Hub) -> None:
         """Keep only the memory that `hub` has ended."""
@@ -137,8 +148,11 @@ class Listener:
         if self._hubs.get(key) is not hub or key in self._past:
             return
         self._past.append(key)
+        self._own.pop(_key(hub.own_token), None)
         while len(self._past) > _REMEMBERED:
-            self._hubs.pop(self._past.popleft(), None)
+            gone = self._hubs.pop(self._past.popleft(), None)
+            for key in [key for key, view in self._views.items() if view.hub is gone]:
+                del self._views[key]
 
     def hubs(self) -> list[Hub]:
         """All sessions, ended ones too."""
@@ -167,19 +181,32 @@ class Listener:
             rest = path
         else:
             token, _, rest = path.partition("/")
+        own = self._own.get(_key(token))
+        if own is not None and hmac.compare_digest(own.own_token.encode(), token.encode(errors="replace")):
+            return Route(own, rest, own=True)
         hub = self._hubs.get(_key(token))
         if hub is None or not hmac.compare_digest(hub.token.encode(), token.encode(errors="replace")):
             return None
         return Route(hub, rest)
+
+    def _view(self, request: Request) -> View | None:
+        """The live view that a request holds the token of."""
+        first, _, token = request.path.partition("?")[0].strip("/").partition("/")
+        view = self._views.get(_key(token)) if first == "view" else None
+        return view if view is not None and hmac.compare_digest(view.token.encode(), token.encode()) else None
 
     async def _requested(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a request that is not, or must not become, a WebSocket."""
         hosts = request.headers.get_all("Host")
         if len(hosts) != 1 or not policy.host_allowed(hosts[0]):
             return _text(connection, 403, "The Host header has to name 127.0.0.1 or localhost.")
-        if "Origin" in request.headers:
-            return _text(connection, 403, "Pages of a browser may not connect: the request has an Origin header.")
+        view = self._view(request)
+        if view is not None:
+            return _show(connection, request, view, hosts[0], self.port)
         route = self._find(request)
+        origins = request.headers.get_all("Origin")
+        if origins and (route is None or not await _from_inside(route.hub, origins)):
+            return _text(connection, 403, "Pages of a browser may not connect: the request has an Origin header.")
         if route is None:
             return _text(connection, 404, "No session has this token.")
         if route.hub.ended is not None:
@@ -207,13 +234,17 @@ class Listener:
 
     async def _connected(self, connection: ServerConnection) -> None:
         """One client, from its handshake to the end of its socket."""
+        view = self._view(cast("Request", connection.request))
         route = self._find(cast("Request", connection.request))
-        if route is None:
+        if view is None and route is None:
             await connection.close(policy.CLOSED_BY_OWNER, "unknown session")
             return
         self._connections.add(connection)
         try:
-            await self._serve_client(route, connection)
+            if view is not None:
+                await view.serve(connection)
+            elif route is not None:
+                await self._serve_client(route, connection)
         except ConnectionClosed:
             return  # before it had a session
         except Exception:  # noqa: BLE001 - a fault of one client is not one of the others
@@ -225,7 +256,7 @@ class Listener:
     async def _serve_client(self, route: Route, connection: ServerConnection) -> None:
         hub = route.hub
         try:
-            client: Client = await hub.join(_Link(connection), route.page)
+            client: Client = await hub.join(_Link(connection), route.page, own=route.own)
         except BackendError:
             if hub.ended is not None:
                 await connection.close(policy.CLOSED_BY_OWNER, policy.close_text(hub.ended))
@@ -251,6 +282,25 @@ def _key(token: str) -> bytes:
     return hashlib.sha256(token.encode(errors="replace")).digest()
 
 
+def _show(connection: ServerConnection, request: Request, view: View, host: str, port: int) -> Response | None:
+    """The page of a live view, or None where its WebSocket may be opened."""
+    if view.hub.ended is not None:
+        return _text(connection, 410, f"The session is over: {view.hub.ended}")
+    origin = request.headers.get("Origin")
+    if origin is not None and origin != f"http://{host}":
+        return _text(connection, 403, "Only the page of the live view itself may connect.")
+    if "websocket" in (request.headers.get("Upgrade") or "").lower():
+        return None if origin is not None else _text(connection, 403, "Only a page of a browser may connect.")
+    page, rules = view.page(port)
+    response = connection.respond(http.HTTPStatus.OK, page)
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = "text/html; charset=UTF-8"
+    response.headers["Content-Security-Policy"] = rules
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
 def _text(connection: ServerConnection, status: int, text: str) -> Response:
     return connection.respond(http.HTTPStatus(status), text + "\n")
 
@@ -260,6 +310,19 @@ def _json(connection: ServerConnection, value: object) -> Response:
     del response.headers["Content-Type"]
     response.headers["Content-Type"] = "application/json; charset=UTF-8"
     return response
+
+
+async def _from_inside(hub: Hub, origins: list[str]) -> bool:
+    """True for an extension that runs in the session's own browser: it can do as much without the gateway."""
+    if len(origins) != 1 or not policy.EXTENSION_ORIGIN.fullmatch(origins[0]):
+        return False
+    try:
+        async with asyncio.timeout(_DISCOVERY_BUDGET):
+            result = await hub.call("Target.getTargets", {"filter": [{}]})
+    except (BackendError, TimeoutError):
+        return False
+    infos = result.get("targetInfos")
+    return any(str(i.get("url", "")).startswith(f"{origins[0]}/") for i in (infos if isinstance(infos, list) else []))
 
 
 async def _version(hub: Hub, base: str) -> dict[str, object]:

@@ -198,6 +198,9 @@ class Pipe:
             self._drained.set_result(None)
             self._drained = None
 
+    async def wait_closed(self) -> None:
+        """Wait for the end of a `close`, which is at once."""
+
 
 def _widen(fd: int) -> None:
     """Ask Linux for a larger pipe, so that a long message takes fewer wake-ups; the default does as well."""

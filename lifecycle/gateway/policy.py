@@ -5,6 +5,7 @@ Rule: pure tables and predicates, no I/O. The protocol's own names are those of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -22,6 +23,12 @@ Chromium's pipe handler holds 100 MiB; one longer message makes it stop reading 
 
 MAX_BACKLOG: Final = 256 * 1024 * 1024
 """A client with more unread bytes than this is dropped at the next message, so that it never holds up the others."""
+
+FROZEN_AFTER: Final = 5.0
+"""Seconds of silence after which a client that a new target waits for is taken for frozen."""
+
+LONGEST_WAIT: Final = 15.0
+"""Seconds after which a new target is let go even when the client that it waits for is alive."""
 
 MAX_ID: Final = 2**31 - 1
 """Command ids are 32-bit integers in Chromium."""
@@ -71,6 +78,9 @@ NOT_USE: Final[frozenset[str]] = frozenset(
     }
 )
 """Commands that do not count as use of the session: a client that sends nothing else is idle."""
+
+EXTENSION_ORIGIN: Final = re.compile(r"chrome-extension://[a-p]{32}")
+"""The Origin of an extension, whose id is 32 letters from a to p."""
 
 _HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 

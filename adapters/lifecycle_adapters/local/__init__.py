@@ -86,12 +86,6 @@ class LocalAdapter:
                 way_out="Chromium takes no proxy credentials on its command line: leave them out here, and make a "
                 "context with browser.new_context(proxy=...) or put a local forwarder that logs in between",
             )
-        if options.cookie_scope == "all":
-            raise UnsupportedOperation(
-                operation='cookie_scope="all"',
-                adapter=self.name,
-                way_out='use cookie_scope="default" and keep to the default context; cookies elsewhere are counted',
-            )
 
     async def open(self, session_id: str, options: SessionOptions, host: Host) -> Backend:
         """Start a Chromium.

@@ -15,7 +15,7 @@ from lifecycle.errors import BackendError, ConnectionLost, ReleaseFailed, StartF
 from lifecycle.logs import get_logger
 from lifecycle.ports import BackendEnd
 from lifecycle.states import CloseReason, State
-from lifecycle_adapters import cdp_cookies
+from lifecycle_adapters.cdp_scopes import ScopedCookies
 from lifecycle_adapters.local import forks, procs
 from lifecycle_adapters.local.launch import close_pipe
 from lifecycle_adapters.local.process import BrowserProcess
@@ -76,6 +76,7 @@ class LocalBackend:
         self._pipe = launched.pipe
         self._pipe_is_ours = True
         self._endpoint: CdpEndpoint | None = None
+        self._cookies: ScopedCookies | None = None
         self._active = False
         self.headed: Final = headed
         self._process = BrowserProcess(launched, self._exited)
@@ -96,9 +97,19 @@ class LocalBackend:
         return self._process.pid
 
     @property
+    def endpoint(self) -> CdpEndpoint | None:
+        """The gateway in front of it; None before it is up."""
+        return self._endpoint
+
+    @property
     def foreign_cookies(self) -> int:
         """Cookies seen in contexts that clients made, which no cookie file holds."""
         return self._endpoint.foreign_cookies if self._endpoint is not None else 0
+
+    @property
+    def cookie_conflicts(self) -> int:
+        """With ``cookie_scope="all"``: cookies that differed between contexts at the last reading."""
+        return self._cookies.conflicts if self._cookies is not None else 0
 
     # --- opening
 
@@ -113,6 +124,7 @@ class LocalBackend:
         self._pipe_is_ours = False  # from here on it is the gateway's, which closes it whatever happens
         forks.drop(self._pipe.read_fd, self._pipe.write_fd)
         self._endpoint = endpoint = await self._host.serve_cdp(self._pipe)
+        self._cookies = ScopedCookies(endpoint, everywhere=options.cookie_scope == "all")
         coming_up = asyncio.ensure_future(self._come_up(endpoint, options))
         try:
             either: set[asyncio.Future[Any]] = {coming_up, self._process.exited}
@@ -128,6 +140,7 @@ class LocalBackend:
             coming_up.cancel()
 
     async def _come_up(self, endpoint: CdpEndpoint, options: SessionOptions) -> None:
+        await self._jar().begin()
         page = await wait_for_page(endpoint)
         width, height = options.viewport_width, options.viewport_height
         if width is not None and height is not None:
@@ -166,17 +179,22 @@ class LocalBackend:
             raise ConnectionLost("the browser is gone")
         return self._endpoint
 
+    def _jar(self) -> ScopedCookies:
+        if self._cookies is None:
+            raise ConnectionLost("the browser is gone")
+        return self._cookies
+
     async def get_cookies(self) -> Sequence[Cookie]:
-        """All cookies of the default context."""
-        return await cdp_cookies.get_cookies(self._reach())
+        """All cookies of the scope: the default context's, or those of contexts that clients make too."""
+        return await self._jar().get()
 
     async def set_cookies(self, cookies: Sequence[Cookie]) -> Sequence[tuple[Cookie, str]]:
         """Set cookies, read them back, and return those that did not take, each with the reason."""
-        return await cdp_cookies.set_cookies(self._reach(), cookies)
+        return await self._jar().set(cookies)
 
     async def clear_cookies(self) -> None:
         """Remove every cookie of the default context."""
-        await cdp_cookies.clear_cookies(self._reach())
+        await self._jar().clear()
 
     async def cdp_url(self) -> str:
         """The gateway's URL for this browser: a secret."""
