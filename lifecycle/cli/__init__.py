@@ -1,4 +1,4 @@
-"""The command line: ``lifecycle demo``, ``run``, ``sessions``, ``audit``, ``diagram``, ``install-browser``, ``doctor``.
+"""The command line: ``lifecycle demo``, ``run``, ``serve``, ``sessions``, ``audit``, ``diagram``, ``doctor`` and more.
 
 Rule: an error of the library is one clear line on stderr and an exit code (`lifecycle.cli.exits`), never a traceback;
 with ``LIFECYCLE_DEBUG=1`` the traceback comes too. With ``--json``, stdout holds JSON and nothing else.

@@ -174,6 +174,73 @@ def run(
     )
 
 
+@app.command(
+    epilog=_examples(
+        "lifecycle serve",
+        "lifecycle serve --port 9000 --adapter memory --store sqlite:///served.db",
+    )
+    + "\n\n"
+    + _EXITS
+)
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="The loopback address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="The port; 0 for any that is free.")
+    ] = 8700,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            metavar="NAME",
+            help="What runs the browsers: local, memory for sessions without one, or another adapter that is "
+            "installed. By default LIFECYCLE_ADAPTER, else local.",
+        ),
+    ] = None,
+    store: StoreOption = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            metavar="TOKEN",
+            envvar="LIFECYCLE_TOKEN",
+            help="What clients have to send; better in LIFECYCLE_TOKEN, since arguments are seen by all. By default "
+            "one is made and printed.",
+        ),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Ask for no token: any user of this machine may drive the browsers.")
+    ] = False,
+    deny_private: Annotated[
+        bool, typer.Option("--deny-private", help="Refuse operations that lead to private addresses.")
+    ] = False,
+    allow_chrome_args: Annotated[
+        bool,
+        typer.Option("--allow-chrome-args", help="Take switches for Chromium from clients, who then can read files."),
+    ] = False,
+) -> None:
+    """Serve the session API over HTTP.
+
+    For clients in other processes and languages; it is the API that notte-sdk speaks. Prints the two lines to paste
+    where a client runs; the URL is a page that lists the sessions, too. Listens on loopback only.
+
+    Ctrl-C and SIGTERM stop every session, save what has to be saved, and end the server.
+    """
+    from lifecycle.cli.serving import serve as serve_api  # noqa: PLC0415
+
+    serve_api(
+        host=host,
+        port=port,
+        adapter=adapter,
+        store=store,
+        token=token,
+        no_token=no_token,
+        deny_private=deny_private,
+        allow_chrome_args=allow_chrome_args,
+    )
+
+
 @sessions.command(
     "list", epilog=_examples("lifecycle sessions list --status active", "lifecycle sessions list --label team=crawl")
 )

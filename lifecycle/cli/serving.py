@@ -1,0 +1,58 @@
+"""``lifecycle serve``: the session API, until a signal.
+
+Rule: stdout tells where the server is and how to use it, once it listens, and nothing else. A token that was given is
+not printed; one that was made is, since nobody could know it else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from lifecycle.cli.signals import Interrupted
+from lifecycle.errors import UnsupportedOperation
+
+if TYPE_CHECKING:
+    from lifecycle.server.run import Serving
+
+__all__ = ["serve"]
+
+EXTRA: Final = 'pip install "session-lifecycle[server]"'
+
+
+def serve(
+    *,
+    host: str,
+    port: int,
+    adapter: str | None,
+    store: str | None,
+    token: str | None,
+    no_token: bool,
+    deny_private: bool,
+    allow_chrome_args: bool,
+) -> None:
+    """Serve until a signal asks for the end.
+
+    Raises:
+        Interrupted: It has ended, as the signal asked.
+        UnsupportedOperation: The extra is not installed.
+        LifecycleError: It could not begin, or something went wrong as sessions were stopped.
+    """
+    try:
+        from lifecycle.server import serve as serve_api  # noqa: PLC0415 - comes with an extra
+    except ImportError as e:
+        raise UnsupportedOperation(
+            operation=f"serving without {e.name}", adapter=adapter or "local", way_out=f"install it: {EXTRA}"
+        ) from e
+    struck = serve_api(
+        host=host, port=port, adapter=adapter, store=store, token=token, no_token=no_token, deny_private=deny_private,
+        allow_chrome_args=allow_chrome_args, ready=_tell,
+    )  # fmt: skip
+    if struck is not None:
+        raise Interrupted(struck)
+
+
+def _tell(serving: Serving) -> None:
+    key = "any" if serving.token is None else serving.token if serving.made else "..."
+    print(f"serving {serving.adapter} sessions on {serving.url}", flush=False)
+    print(f"export NOTTE_API_URL={serving.url}")
+    print(f"export NOTTE_API_KEY={key}", flush=True)

@@ -1,0 +1,108 @@
+"""The ASGI application.
+
+Rule: put together here, and nothing else. Further routers are added beside `sessions` and `pages`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
+
+from lifecycle.client import AsyncClient
+from lifecycle.errors import ConfigError
+from lifecycle.journal import library_version
+from lifecycle.ports import Adapter, Store
+from lifecycle.server.addresses import over_the_wire
+from lifecycle.server.guard import Guard, Keys
+from lifecycle.server.hosting import Hosting
+from lifecycle.server.models import Health
+from lifecycle.server.operations import router as operations
+from lifecycle.server.pages import router as pages
+from lifecycle.server.problems import HANDLERS
+from lifecycle.server.sessions import router as sessions
+
+__all__ = ["create_app"]
+
+SHORTEST_TOKEN = 16
+"""Characters that a token has at least."""
+
+
+def check_token(token: str | None) -> str | None:
+    """A token that can stand in a header and is not guessed.
+
+    Raises:
+        ConfigError: It is too short, or has characters that a header can't carry.
+    """
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+        raise ConfigError(
+            option="token", value="(hidden)", allowed=f"at least {SHORTEST_TOKEN} printable ASCII characters"
+        )
+    if token is not None and " " in token:
+        raise ConfigError(option="token", value="(hidden)", allowed="a text without spaces")
+    return token
+
+
+def create_app(
+    *,
+    token: str | None,
+    client: AsyncClient | None = None,
+    adapter: str | Adapter | None = None,
+    store: str | Store | None = None,
+    deny_private: bool = False,
+    allow_chrome_args: bool = False,
+) -> FastAPI:
+    """The session API as an ASGI application.
+
+    It answers requests to loopback names only, since the browsers it hands out are reached on loopback. Its shutdown
+    stops the sessions that it started, and saves what they have to save; run it in a server that does a lifespan.
+
+    Args:
+        token: What clients send as ``Authorization: Bearer``; None to ask for nothing.
+        client: Whose sessions are served; it stays open. By default a client of the application's own.
+        adapter: The adapter of the application's own client; see `AsyncClient`.
+        store: The store of the application's own client; see `AsyncClient`.
+        deny_private: Refuse operations that lead to private addresses.
+        allow_chrome_args: Take switches for Chromium from clients. They can read files and run programs.
+
+    Raises:
+        ConfigError: The token is too short, or the adapter or the store is not allowed.
+    """
+    keys = Keys(check_token(token))
+    if client is not None and (adapter is not None or store is not None):
+        raise ConfigError(option="client", value="(given)", allowed="a client, or an adapter and a store, not both")
+    serving = client if client is not None else AsyncClient(adapter=adapter, store=store)
+    serving._core.policy = over_the_wire(deny_private=deny_private)  # noqa: SLF001 - one policy for a client
+    hosting = Hosting(serving, allow_chrome_args=allow_chrome_args)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.trouble = await hosting.close(client_too=client is None)
+
+    app = FastAPI(
+        title="lifecycle",
+        summary="Browser sessions with one explicit, audited lifecycle.",
+        version=library_version(),
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        exception_handlers=dict(HANDLERS),
+    )
+    app.state.hosting = hosting
+    app.state.keys = keys
+    app.state.trouble = None
+    for router in (sessions, operations):
+        app.include_router(router, dependencies=[Security(HTTPBearer(auto_error=False))])
+    app.include_router(pages)
+    app.add_api_route("/health", _health, tags=["server"])
+    app.add_middleware(Guard, keys=keys)
+    return app
+
+
+async def _health() -> Health:
+    """Whether the server is up. Needs no token."""
+    return Health()

@@ -1,0 +1,186 @@
+"""The application on uvicorn, from its first request to the end of its last session.
+
+Rule: a signal asks for the end and never breaks anything off: no new connections, requests in flight are finished,
+sessions are stopped, and only then does `serve` return. A second Ctrl-C does not wait for requests any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from lifecycle.errors import ConfigError
+from lifecycle.ports import Adapter, Store
+from lifecycle.server.app import check_token, create_app
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["Serving", "serve"]
+
+GRACE: Final = 10
+"""Seconds that requests in flight have once the end is asked for."""
+
+_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Serving:
+    """What a server that is up tells of itself.
+
+    Attributes:
+        url: Where it is reached.
+        token: The token, None when it asks for none.
+        made: True when the token was made for this run.
+        adapter: Name of the adapter.
+    """
+
+    __slots__ = ("adapter", "made", "token", "url")
+
+    def __init__(self, url: str, token: str | None, *, made: bool, adapter: str) -> None:
+        self.url = url
+        self.token = token
+        self.made = made
+        self.adapter = adapter
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals told to our caller instead of raised again."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self.struck: int | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+        before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+        for number in before:
+            signal.signal(number, self._strike)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _strike(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        first = self.struck is None
+        self.struck = self.struck or signum
+        word = "stopping all sessions" if first else "still stopping"
+        os.write(2, f"lifecycle: {signal.Signals(signum).name}, {word}\n".encode())  # not print: it may be in one
+        if not first and signum == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    adapter: str | Adapter | None = None,
+    store: str | Store | None = None,
+    token: str | None = None,
+    no_token: bool = False,
+    deny_private: bool = False,
+    allow_chrome_args: bool = False,
+    ready: Callable[[Serving], None] = lambda _: None,
+) -> int | None:
+    """Serve the session API until a signal asks for the end.
+
+    Args:
+        host: A loopback address to listen on.
+        port: The port, 0 for any that is free.
+        adapter: See `AsyncClient`.
+        store: See `AsyncClient`.
+        token: What clients have to send; by default one is made.
+        no_token: Ask for none: whoever can reach the port, any user of this machine, may drive the browsers.
+        deny_private: Refuse operations that lead to private addresses.
+        allow_chrome_args: See `create_app`.
+        ready: Called once it listens.
+
+    Returns:
+        The number of the signal that ended it, None where it ended without one.
+
+    Raises:
+        ConfigError: An argument is not allowed, or the port is taken.
+        LifecycleError: What went wrong as sessions were stopped; they are over all the same.
+    """
+    address = _loopback(host)
+    if no_token and token is not None:
+        raise ConfigError(option="no_token", value=True, allowed="a token, or no token, not both")
+    made = token is None and not no_token
+    token = secrets.token_urlsafe(32) if made else check_token(token)
+    with listen(address, port) as listening:
+        app = create_app(
+            adapter=adapter, store=store, token=token, deny_private=deny_private, allow_chrome_args=allow_chrome_args
+        )
+        shown = f"[{address}]" if ":" in address else address
+        serving = Serving(
+            f"http://{shown}:{listening.getsockname()[1]}", token, made=made,
+            adapter=app.state.hosting.client._adapter.name,  # noqa: SLF001 - told, not used
+        )  # fmt: skip
+        config = uvicorn.Config(
+            app, access_log=False, log_config=None, log_level="warning", server_header=False, proxy_headers=False,
+            ws="none", lifespan="on", timeout_graceful_shutdown=GRACE,
+        )  # fmt: skip
+        server = _Server(config, lambda: ready(serving))
+        try:
+            asyncio.run(server.serve(sockets=[listening]))
+        finally:
+            # What the lifespan did not get to, after a second Ctrl-C.
+            asyncio.run(app.state.hosting.close(client_too=True))
+    if app.state.trouble is not None:
+        raise app.state.trouble
+    return server.struck
+
+
+def _loopback(host: str) -> str:
+    address = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    if address in ("127.0.0.1", "::1"):
+        return address
+    raise ConfigError(
+        option="host",
+        value=host,
+        allowed="127.0.0.1, ::1 or localhost: a browser's CDP is served on loopback alone, so a client "
+        "elsewhere could not drive it. Run the client on this machine",
+    )
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigError: The port is taken, or not allowed.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # The protocol is named, or asyncio does not take the accepted sockets for TCP and leaves Nagle's algorithm on: each
+    # answer would wait 40 ms for the client's delayed acknowledgement of its head.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen(512)
+    except (OSError, OverflowError) as e:
+        listening.close()
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else "it is no port"
+        raise ConfigError(option="port", value=port, allowed=f"a port that is free on {address} ({reason})") from e
+    return listening
