@@ -233,8 +233,8 @@ class Client(BaseClient):
     """Makes sessions for threads.
 
     Args:
-        adapter: ``local``, ``memory``, the name of an installed adapter, or an adapter object; by default
-            ``LIFECYCLE_ADAPTER`` of the environment, else ``local``.
+        adapter: ``local``, ``remote``, ``cdp``, ``memory``, the name of an installed adapter, or an adapter object; by
+            default ``LIFECYCLE_ADAPTER`` of the environment, else ``local``.
         store: ``sqlite:///path.db``, ``memory:``, or a store object; by default ``LIFECYCLE_STORE`` of the
             environment, else a SQLite file in the user's state folder.
         clock: Time, for tests; see `lifecycle.testing.ManualClock`.

@@ -10,12 +10,16 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from server_rig import TOKEN, running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from loopback_site import Site
 
 ROOT = Path(__file__).parent.parent
@@ -29,24 +33,39 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
     assert len(PYTHON) >= 8
 
 
+@contextmanager
+def service(code: str) -> Iterator[dict[str, str]]:
+    """What a block that uses a service finds in its environment: a server of our own."""
+    if 'adapter="remote"' not in code:
+        yield {}
+        return
+    with running(adapter="local", store="memory:") as server:
+        yield {"NOTTE_API_URL": server.url, "NOTTE_API_KEY": TOKEN}
+
+
 @pytest.mark.parametrize("code", PYTHON, ids=[f"block{n}" for n in range(1, len(PYTHON) + 1)])
 def test_a_block_runs_as_pasted(code: str, site: Site, tmp_path: Path) -> None:
     ast.parse(code)
-    (tmp_path / "pasted.py").write_text(code.replace("https://example.com", site.url))
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "pasted.py"],
-        cwd=tmp_path,
-        env={**os.environ, "LIFECYCLE_STORE": f"sqlite:///{tmp_path}/log.db"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    with service(code) as variables:
+        ran = paste(code.replace("https://example.com", site.url), tmp_path, variables)
     assert (ran.returncode, ran.stderr) == (0, "")
     for line in re.findall(r"print\(.*\)\s+# (\w.*)$", code, re.MULTILINE):  # what the comment says is printed
         word = re.split(r"[:;(,\s]", line.removeprefix("... "))[0]
         if word in {"active", "closed", "idle_timeout"}:
             assert word in ran.stdout
+
+
+def paste(code: str, folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    (folder / "pasted.py").write_text(code)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "pasted.py"],
+        cwd=folder,
+        env={**os.environ, "LIFECYCLE_STORE": f"sqlite:///{folder}/log.db", **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_the_commands_exist() -> None:
