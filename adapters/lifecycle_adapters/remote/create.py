@@ -184,6 +184,7 @@ class Creating:
         trouble: BackendError | None = None
         candidates: list[str] = []
         while True:
+            alone = not self._others_on_their_way()  # before the list, too: one may be answered while that comes
             try:
                 active = await self._active()
                 trouble = None
@@ -192,7 +193,7 @@ class Creating:
             mine = [s.session_id for s in active if s.key == self.key]
             if not mine and not only_by_key and not self._known.tells_keys:
                 candidates = [s.session_id for s in active if self._may_be_mine(s)]
-                mine = candidates if self._accounts_for(len(candidates)) else []
+                mine = candidates if alone and self._accounts_for(len(candidates)) else []
             if mine:
                 self._judged = True
                 return await self._give_back(mine)
@@ -219,12 +220,14 @@ class Creating:
             return f"it had made one, and {e}"
         return f"the session that it had made, {', '.join(session_ids)}, has been released"
 
+    def _others_on_their_way(self) -> bool:
+        """True while the answer to another create may still name a session that is listed."""
+        return any(c._sent is not None and not c._looking for c in self._known.creating)  # noqa: SLF001 - of this class
+
     def _accounts_for(self, count: int) -> bool:
         """True when so many sessions can't be but what the creates made whose answers this adapter has lost."""
-        others = [c for c in self._known.creating if c._sent is not None]  # noqa: SLF001 - of this class
-        if any(not c._looking for c in others):  # noqa: SLF001
-            return False  # an answer on its way may name one of them
-        return count <= sum(c._body == self._body for c in others)  # noqa: SLF001
+        lost = [c for c in self._known.creating if c._sent is not None]  # noqa: SLF001 - of this class
+        return not self._others_on_their_way() and count <= sum(c._body == self._body for c in lost)  # noqa: SLF001
 
     async def _active(self) -> list[WireSession]:
         found: list[WireSession] = []
