@@ -43,23 +43,30 @@ def _leave(number, frame):
 KINDS = {"KeyboardInterrupt": (KeyboardInterrupt, signal.default_int_handler), "SystemExit": (SystemExit, _leave)}
 
 
+AIMS = (("before",), ("start",), ("body", "page"), ("stop",))
+"""Where strikes are aimed at in turn: a phase, or the first of several. What they hit is up to the machine."""
+
+
 class Striker:
-    """A thread that sends this process a SIGINT a given time after it was told to."""
+    """A thread that sends this process a SIGINT a given time after a phase was reached."""
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[int, float, list[str]] | None] = queue.SimpleQueue()
         self._sent: queue.SimpleQueue[int] = queue.SimpleQueue()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         never = threading.Event()
         while (order := self._orders.get()) is not None:
-            never.wait(order[1])
+            number, delay, phase = order
+            while phase[0] not in (*AIMS[number % len(AIMS)], "after"):
+                never.wait(0.0002)
+            never.wait(delay)
             os.kill(os.getpid(), signal.SIGINT)
-            self._sent.put(order[0])
+            self._sent.put(number)
 
-    def order(self, number: int, delay: float) -> None:
-        self._orders.put((number, delay))
+    def order(self, number: int, delay: float, phase: list[str]) -> None:
+        self._orders.put((number, delay, phase))
 
     def wait(self, number: int) -> None:
         while self._sent.get() != number:
@@ -126,7 +133,7 @@ def batch(
             session: Session | None = None
             arrived: list[BaseException] = []
             try:
-                striker.order(number, rng.uniform(0, 1.1 * took))
+                striker.order(number, rng.uniform(0, 0.5 * took), phase)
                 try:
                     session = client.Session(cookie_file=path)
                     life(session, phase, page=page)
@@ -173,7 +180,7 @@ def abatch(adapter: str | Adapter, seed: int, count: int, folder: Path) -> dict[
         session = client.Session(cookie_file=path)
         arrived: list[BaseException] = []
         try:
-            striker.order(number, rng.uniform(0, 1.1 * took))
+            striker.order(number, rng.uniform(0, 0.5 * took), phase)
             try:
                 asyncio.run(alife(session, phase))
             finally:
