@@ -219,10 +219,74 @@ def bench_memory(rounds: int) -> None:
                 print(f"     one operation across the boundary: {_ms(took)}", flush=True)
 
 
+# --- a service ----------------------------------------------------------------------------------------------------
+
+STORY = """
+import asyncio, sys, time
+{imports}
+
+async def one(client):
+    async with client.Session() as session:
+        await session.get_cookies()
+
+async def main(count):
+    async with {client} as client:
+        began = time.perf_counter()
+        await asyncio.gather(*(one(client) for _ in range(count)))
+        print(time.perf_counter() - began)
+
+asyncio.run(main(int(sys.argv[1])))
+"""
+
+OURS = STORY.format(
+    imports="from lifecycle import AsyncClient", client="AsyncClient(adapter='remote', store='memory:')"
+)
+THEIRS = STORY.format(imports="from notte_sdk import AsyncNotteClient", client="AsyncNotteClient()")
+
+
+@contextlib.contextmanager
+def service() -> Iterator[dict[str, str]]:
+    """A server of fakes in a process of its own; what its clients need in their environment."""
+    command = [sys.executable, "-m", "lifecycle.cli", "serve", "--adapter", "memory", "--store", "memory:", "--port"]
+    with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline().strip().removeprefix("export ") for _ in range(3)][1:]
+        try:
+            yield dict(line.split("=", 1) for line in told)
+        finally:
+            process.terminate()
+
+
+def bench_server(rounds: int) -> None:
+    """Sessions started, asked for their cookies and stopped, all at once, by our client and by notte-sdk."""
+    count = 200
+    with service() as variables:
+        env = {**os.environ, **variables, "DISABLE_TELEMETRY": "true", "NOTTE_ENABLE_NEST_ASYNCIO": "false"}
+
+        def run(story: str) -> float:
+            out = subprocess.run(
+                [sys.executable, "-c", story, str(count)], env=env, capture_output=True, text=True, check=True
+            )
+            return float(out.stdout.split()[-1])
+
+        took: list[float] = []
+
+        def ours() -> float:
+            took.append(run(OURS))
+            return took[-1]
+
+        compare(
+            f"{count} sessions at once through one server", ours, lambda: run(THEIRS), rounds=max(2, rounds // 3),
+            aim=1 / 3, against="notte-sdk",
+        )  # fmt: skip
+        print(f"     {count / statistics.median(took):.0f} sessions a second", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=9)
     benches = {"import": bench_import, "start": bench_start, "page": bench_page, "memory": bench_memory}
+    benches["server"] = bench_server
     parser.add_argument("--only", choices=sorted(benches))
     chosen = parser.parse_args()
     for name, bench in benches.items():
