@@ -181,9 +181,13 @@ class BaseClient:
         """Called by the supervisor when an attachment is over: it need not be kept alive any more."""
         self._kept.pop(attachment_id, None)
 
-    def _attachment(self, session_id: str | None, kwargs: SessionKwargs) -> tuple[ClientCore, Attachment]:
-        options: SessionOptions = parse_options(session_id, kwargs)
+    def _attachment(
+        self, session_id: str | Mapping[str, object] | None, kwargs: SessionKwargs
+    ) -> tuple[ClientCore, Attachment]:
         core = self._core
+        if isinstance(session_id, Mapping):
+            session_id = core.referred(session_id)
+        options: SessionOptions = parse_options(session_id, kwargs)
         core.check_open()
         if options.on_exit == "detach" and session_id is None:
             raise ConfigError(
@@ -248,21 +252,24 @@ class Client(BaseClient):
         """The sessions in this client's store, by id."""
         return Sessions(self)
 
-    def Session(self, session_id: str | None = None, **options: Unpack[SessionKwargs]) -> Session:  # noqa: N802
+    def Session(  # noqa: N802
+        self, session_id: str | Mapping[str, object] | None = None, **options: Unpack[SessionKwargs]
+    ) -> Session:
         """Make a session; it starts with `start` or at the ``with``.
 
         Args:
-            session_id: A session to attach to; None for a new one.
+            session_id: A session to attach to, by its id or by what its `ref` gave; None for a new one.
             **options: See `lifecycle.config.SessionOptions`.
 
         Raises:
             ConfigError: An option is not allowed, or there is no session with this id.
         """
         core, att = self._attachment(session_id, options)
-        if session_id is not None and "attach" not in self._adapter.capabilities:
+        known = att.options.session_id
+        if known is not None and "attach" not in self._adapter.capabilities:
 
             async def check(_: Caller) -> None:
-                await core.get_session(session_id)
+                await core.get_session(known)
 
             core.supervisor.call(check)
         session = Session(self, core, att)
@@ -451,7 +458,9 @@ class AsyncClient(BaseClient):
         """The sessions in this client's store, by id."""
         return AsyncSessions(self)
 
-    def Session(self, session_id: str | None = None, **options: Unpack[SessionKwargs]) -> AsyncSession:  # noqa: N802
+    def Session(  # noqa: N802
+        self, session_id: str | Mapping[str, object] | None = None, **options: Unpack[SessionKwargs]
+    ) -> AsyncSession:
         """Make a session; see `Client.Session`. That `session_id` exists is checked when it attaches."""
         core, att = self._attachment(session_id, options)
         session = AsyncSession(self, core, att)

@@ -61,6 +61,8 @@ _NEEDED: Final = (
 )
 """Modules that `import lifecycle` leaves out, and that the edges of any session may need."""
 
+_REF: Final = ("session_id", "adapter", "store")
+
 _process_clock: Final = SystemClock()
 
 GUESTS_WAIT: Final = 10.0
@@ -121,6 +123,7 @@ class ClientCore:
         self.active: dict[str, Attachment] = {}
         self._contexts: weakref.WeakValueDictionary[str, Attachment] = weakref.WeakValueDictionary()
         self._opened: OpenStore | None = None
+        self._store_url = ""
         self.policy = OperationPolicy()
         """What operations on pages may do beyond the page."""
         self.closed = False
@@ -150,6 +153,7 @@ class ClientCore:
         if "cdp" in self.adapter.capabilities:
             self.supervisor.reserve_gateway()
         self._opened = opened
+        self._store_url = opened.store.url
         self.deadlines = self.supervisor.deadlines(self.clock)
         journal = opened.journals.get(id(self.clock))
         if journal is None:
@@ -470,6 +474,35 @@ class ClientCore:
         return await self.read(lambda s: s.session(session_id))
 
     # --- sessions by id -----------------------------------------------------------------------------------------
+
+    def ref(self, session_id: str) -> dict[str, str]:
+        """What another process finds the session by: plain JSON, no secrets."""
+        return {"session_id": session_id, "adapter": self.adapter.name, "store": self._store_url}
+
+    def referred(self, ref: Mapping[str, object]) -> str:
+        """The id in what `ref` gave, where this client can find that session.
+
+        Raises:
+            ConfigError: It is no reference, or one of another adapter or store.
+        """
+        given = {name: ref.get(name) for name in _REF}
+        if set(ref) != set(_REF) or not all(isinstance(value, str) and value for value in given.values()):
+            raise ConfigError(
+                option="session_id", value=sorted(map(str, ref)), allowed=f"what ref() gave: {', '.join(_REF)}"
+            )
+        if given["adapter"] != self.adapter.name:
+            raise ConfigError(
+                option="session_id",
+                value=f"a session of the adapter {given['adapter']!r}",
+                allowed=f"one of this client's adapter; make it with Client(adapter={given['adapter']!r})",
+            )
+        if given["store"] != self._store_url and "attach" not in self.adapter.capabilities:
+            raise ConfigError(
+                option="session_id",
+                value=f"a session in the store {given['store']}",
+                allowed=f"one in this client's store; make it with Client(store={given['store']!r})",
+            )
+        return str(given["session_id"])
 
     def _here(self, session_id: str) -> tuple[ClientCore, Attachment] | None:
         """The attachment that opened a session, where this process holds it.

@@ -124,6 +124,14 @@ class Handle:
             raise UsageError(msg)
         return self._att.session_id
 
+    def ref(self) -> dict[str, str]:
+        """What another process attaches by, with ``client.Session(ref)``: plain JSON, without secrets.
+
+        Raises:
+            UsageError: The service gives the session its id at the start, and it was not started.
+        """
+        return self._core.ref(self.session_id)
+
     @property
     def attachment_id(self) -> str:
         """The id of this attachment to the session."""
