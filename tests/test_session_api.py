@@ -1668,7 +1668,7 @@ def test_the_async_side_mirrors_every_name(sync, mirror):
 
 
 def test_what_waits_in_one_is_a_coroutine_in_the_other():
-    plain = {"Session", "hook", "events"}
+    plain = {"Session", "hook", "events", "ref"}
     for sync, mirror in PAIRS[:3]:
         for name in public(sync) - {"page"}:
             if isinstance(inspect.getattr_static(sync, name), types.FunctionType):
