@@ -28,7 +28,10 @@ from lifecycle_adapters.cdp_place import discover, parse_place
 from lifecycle_adapters.cdp_scopes import merge
 from lifecycle_adapters.local import find_browser
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="starts a Chromium with a debugging port")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="starts a Chromium with a debugging port"),
+]
 
 
 class Foreign:

@@ -12,6 +12,8 @@ from operations_site import furnish
 from lifecycle import Client, ConfigError, OperationFailed, UnsupportedOperation
 from lifecycle.actions import ActionResult, Observation, OperationPolicy, Scrape
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def page(site):

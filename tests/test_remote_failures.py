@@ -31,6 +31,8 @@ from lifecycle.stores.memory import MemoryStore
 from lifecycle_adapters.remote import RemoteAdapter
 from lifecycle_adapters.remote import client as remote_client
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def service():

@@ -13,6 +13,8 @@ from server_rig import TOKEN, WITHIN, running, until
 from lifecycle.server.guard import COOKIE
 from lifecycle_adapters.memory import MemoryAdapter
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server():

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from lifecycle import Session
 
+pytestmark = pytest.mark.slow
+
 PAGE = """data:text/html,<title>A shop</title><body style="margin:0"><button style="width:200px;height:100px"
 onclick="document.title='pressed'" onkeydown="document.title='key '+event.key">Buy</button>"""
 
