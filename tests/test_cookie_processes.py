@@ -24,7 +24,7 @@ import pytest
 
 from lifecycle.cookies import Cookie, read_cookie_file, save_cookie_file
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals, limits and users")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="POSIX signals, limits and users")]
 
 NOW = 1_790_000_000.0
 

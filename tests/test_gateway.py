@@ -29,6 +29,8 @@ from lifecycle.gateway import NOT_USE, GatewayThread, policy, wire
 from lifecycle.gateway.pipe import Pipe
 from lifecycle.ports import CdpPipe
 
+pytestmark = pytest.mark.slow
+
 MUTE = logging.Logger("mute")  # noqa: LOG001 - the client's own log is not what is looked at
 
 SID = "0123456789ABCDEF0123456789ABCDEF"

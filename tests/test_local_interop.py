@@ -32,7 +32,10 @@ from lifecycle.config import parse_options
 from lifecycle.errors import BackendError
 from lifecycle_adapters.local import LocalAdapter
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the local adapter needs Linux or macOS")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="the local adapter needs Linux or macOS"),
+]
 
 
 # --- a browser with both ways in ----------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ from lifecycle.stores.memory import MemoryStore
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.remote import RemoteAdapter
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def service():

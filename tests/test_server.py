@@ -36,6 +36,8 @@ from lifecycle.states import CloseReason
 from lifecycle.stores import open_store
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
+pytestmark = pytest.mark.slow
+
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
