@@ -411,8 +411,14 @@ async def served(handle):
     try:
         yield server, path
     finally:
+        # Its own sweep knocks at its door too; what that opened is closed before the loop ends.
+        await asyncio.wait({server._sweeping}, timeout=5)
         server.close()
         await asyncio.sleep(0.05)
+        for _ in range(1000):
+            if not server._writers:
+                break
+            await asyncio.sleep(0.005)
     assert not unhandled
 
 
