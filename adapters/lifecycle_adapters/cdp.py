@@ -17,16 +17,18 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from lifecycle.errors import ConfigError, ConnectionLost, RemoteRejected, UnsupportedOperation
+from lifecycle.errors import ConnectionLost, RemoteRejected, UnsupportedOperation
 from lifecycle.logs import get_logger
 from lifecycle.ports import CdpSocket
+from lifecycle_adapters._owned import OwnedSessions
 from lifecycle_adapters.cdp_place import Place, discover, failed, parse_place, rejected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lifecycle.config import SessionOptions
-    from lifecycle.ports import Backend, BackendEnd, Host
+    from lifecycle.ports import Backend, Host
+    from lifecycle_adapters.cdp_backend import CdpBackend
 
 __all__ = ["CdpAdapter"]
 
@@ -42,7 +44,7 @@ _LAUNCH_ONLY: Final[Mapping[str, str]] = {
 _log: Final = get_logger(__name__)
 
 
-class CdpAdapter:
+class CdpAdapter(OwnedSessions):
     """Runs sessions in a browser that gives a CDP URL. Works on every system.
 
     Args:
@@ -104,7 +106,7 @@ class CdpAdapter:
         Raises:
             StartFailed: The browser can't be reached or used; says why and what to do.
         """
-        from lifecycle_adapters.cdp_backend import CdpBackend  # noqa: PLC0415 - loaded by __init__
+        from lifecycle_adapters import cdp_backend  # noqa: PLC0415 - loaded by __init__
 
         self.check(options)
         place = there = self._place()
@@ -117,7 +119,7 @@ class CdpAdapter:
             raise rejected(place, e) from None
         except ConnectionLost as e:
             raise failed(place, str(e)) from None
-        backend = CdpBackend(session_id, endpoint, options, end_browser=self._end_browser)
+        backend = cdp_backend.CdpBackend(session_id, endpoint, options, end_browser=self._end_browser)
         try:
             page = await backend.start(options)
             await host.journal({"browser": place.shown, "page": page})
@@ -128,7 +130,7 @@ class CdpAdapter:
             raise
         return backend
 
-    async def _undo(self, backend: Backend, error: BaseException) -> None:
+    async def _undo(self, backend: CdpBackend, error: BaseException) -> None:
         """Give up what was opened, to the end even when this task is cancelled meanwhile."""
         task = asyncio.ensure_future(CdpAdapter._give_up(backend))
         cancelled = False
@@ -141,28 +143,14 @@ class CdpAdapter:
             raise asyncio.CancelledError from error
 
     @staticmethod
-    async def _give_up(backend: Backend) -> None:
-        endpoint = backend.endpoint  # type: ignore[attr-defined]
+    async def _give_up(backend: CdpBackend) -> None:
+        endpoint = backend.endpoint
         try:
             await endpoint.close_opened()
         except Exception as e:  # noqa: BLE001 - another error is under way
             _log.warning("what was opened in the browser could not be closed: %s", type(e).__name__)
         with contextlib.suppress(ConnectionLost):
             await endpoint.aclose()
-
-    async def probe(self, session_id: str, host: Host) -> BackendEnd | None:
-        """Raise ConfigError: sessions of this adapter live in the process that opened them, which answers for them."""
-        del host
-        raise ConfigError(option="session_id", value=session_id, allowed="the id of a session whose owner still runs")
-
-    async def connect(self, session_id: str, options: SessionOptions, host: Host) -> Backend:
-        """Raise UnsupportedOperation: the owner's process is the way to its sessions."""
-        del options, host
-        raise UnsupportedOperation(
-            operation=f"connecting to session {session_id} without its owner",
-            adapter=self.name,
-            way_out="attach while the process that opened it runs",
-        )
 
     async def aclose(self) -> None:
         """Nothing is held between sessions. Idempotent."""

@@ -21,8 +21,9 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from lifecycle.errors import ConfigError, StartFailed, UnsupportedOperation
+from lifecycle.errors import StartFailed, UnsupportedOperation
 from lifecycle.logs import get_logger
+from lifecycle_adapters._owned import OwnedSessions
 from lifecycle_adapters.local.find import FoundBrowser, candidates, find_browser
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lifecycle.config import SessionOptions
-    from lifecycle.ports import Backend, BackendEnd, Host
+    from lifecycle.ports import Backend, Host
     from lifecycle_adapters.local.backend import LocalBackend
 
 __all__ = ["FoundBrowser", "LocalAdapter", "candidates", "find_browser"]
@@ -41,7 +42,7 @@ _swept: Final[list[bool]] = []
 """Not empty once this process has swept: once is enough, and a session's start is no place to do it again."""
 
 
-class LocalAdapter:
+class LocalAdapter(OwnedSessions):
     """Runs Chromium on this machine. Needs Linux or macOS.
 
     Args:
@@ -155,20 +156,6 @@ class LocalAdapter:
             self._sweeping.start()
         except RuntimeError:  # the interpreter is ending: the next process sweeps
             self._sweeping = None
-
-    async def probe(self, session_id: str, host: Host) -> BackendEnd | None:
-        """Raise ConfigError: sessions of this adapter live in the process that opened them, which answers for them."""
-        del host
-        raise ConfigError(option="session_id", value=session_id, allowed="the id of a session whose owner still runs")
-
-    async def connect(self, session_id: str, options: SessionOptions, host: Host) -> Backend:
-        """Raise UnsupportedOperation: the owner's process is the way to its sessions."""
-        del options, host
-        raise UnsupportedOperation(
-            operation=f"connecting to session {session_id} without its owner",
-            adapter=self.name,
-            way_out="attach while the process that opened it runs",
-        )
 
     async def aclose(self) -> None:
         """Wait for the sweeping that the first start began. Idempotent."""
