@@ -118,7 +118,7 @@ def _leaks(before: Held, after: Held, site: Site | None) -> list[str]:
         known = site.fds() if site else set()
         for fd, target in after.fds.items():
             if before.fds.get(fd) != target and fd not in known and not _is_lasting_socket(fd):
-                left.append(f"descriptor {fd} ({target})")
+                left.append(f"descriptor {fd} ({target}{_ends(fd)})")
     left += [f"temporary {path}" for path in after.files - before.files]
     return left
 
@@ -166,6 +166,21 @@ def _fds() -> dict[int, str]:
         except OSError:
             continue  # the descriptor of this listing
     return found
+
+
+def _ends(fd: int) -> str:
+    """What a socket is: its family and the addresses of its two ends; nothing for other descriptors."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return ""
+        with socket.socket(fileno=os.dup(fd)) as copy:
+            try:
+                peer = copy.getpeername()
+            except OSError:
+                peer = "nobody"
+            return f" {copy.family.name} {copy.getsockname()!r} to {peer!r}"
+    except OSError:
+        return ""  # closed meanwhile
 
 
 def _is_lasting_socket(fd: int) -> bool:
