@@ -184,7 +184,15 @@ def _ends(fd: int) -> str:
 
 
 def _is_lasting_socket(fd: int) -> bool:
-    """True for the socket on which the owner of sessions listens for other processes, one for the process."""
+    """True for the two on which a process listens as long as it lives: for guests, and for clients of the gateway.
+
+    The gateway's is opened with its first browser, which may be long after its thread was started.
+    """
+    engine = sys.modules.get("lifecycle.engine")  # not imported for this: some tests are about what is imported
+    mine = engine._supervisors.get(os.getpid()) if engine is not None else None
+    gateway = mine._gateway if mine is not None else None
+    if gateway is not None and fd == gateway._listener._socket.fileno():
+        return True
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             return False
