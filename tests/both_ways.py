@@ -1,185 +1,22 @@
-"""One driver over both clients, so that a test that is written once runs on `Client` and on `AsyncClient`.
-
-`Way.client` makes a client whose calls look blocking in both: for the async one each coroutine is run to its end on a
-loop of the test's own. `Way.together` makes several calls at once, from threads or from tasks.
-"""
+"""The two ways of `lifecycle.testing.ways` on the memory adapter, and a store whose writes fail."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
-from lifecycle import AsyncClient, AsyncSession, Client
-from lifecycle.client import AsyncEventStream, AsyncSessions
 from lifecycle.errors import StoreError
 from lifecycle.stores.memory import MemoryStore
+from lifecycle.testing import ways
+from lifecycle.testing.ways import PATIENCE, eventually, in_threads
 from lifecycle_adapters.memory import MemoryAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from lifecycle.audit import Record
     from lifecycle.ports import SessionRow
 
-PATIENCE = 20.0
-"""Seconds after which something that should have happened is taken not to happen; machines that run tests are slow."""
-
-
-def eventually(true: Callable[[], object], what: str = "") -> None:
-    """Wait until `true()` is, looking again and again."""
-    until = time.monotonic() + PATIENCE
-    while not true():
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {PATIENCE:g} seconds: {what or inspect.getsource(true).strip()}")
-        time.sleep(0.001)
-
-
-def in_threads(calls: Sequence[Callable[[], object]]) -> list[object]:
-    """Make `calls` at once, each in a thread of its own; what each returned or raised."""
-    gate = threading.Barrier(len(calls))
-    results: list[object] = [None] * len(calls)
-
-    def run(n: int, call: Callable[[], object]) -> None:
-        gate.wait(PATIENCE)
-        try:
-            results[n] = call()
-        except BaseException as e:
-            results[n] = e
-
-    threads = [threading.Thread(target=run, args=(n, call), name=f"caller-{n}") for n, call in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not any(t.is_alive() for t in threads), "a call has not come back"
-    return results
-
-
-class _Blocking:
-    """An async object whose coroutines are run to their end."""
-
-    def __init__(self, way: AsyncWay, target: Any) -> None:
-        self._way = way
-        self._target = target
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        if not callable(value) or isinstance(value, type):
-            return self._way.wrap(value)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._way.wrap(self._way.run(value, *args, **kwargs))
-
-        return call
-
-    def __enter__(self) -> Any:
-        self._way.run(self._target.__aenter__)
-        return self
-
-    def __exit__(self, *error: object) -> Any:
-        return self._way.run(self._target.__aexit__, *error)
-
-
-class Way:
-    """The sync client."""
-
-    name = "sync"
-    is_async = False
-
-    def __init__(self) -> None:
-        self.clients: list[Any] = []
-
-    def client(self, **kwargs: Any) -> Any:
-        """A client on the memory adapter and a store in memory, unless told otherwise; closed after the test."""
-        kwargs.setdefault("adapter", MemoryAdapter())
-        kwargs.setdefault("store", "memory:")
-        client = self._make(kwargs)
-        self.clients.append(client)
-        return client
-
-    def _make(self, kwargs: dict[str, Any]) -> Any:
-        return Client(**kwargs)
-
-    def raw(self, wrapped: Any) -> Any:
-        """The client or session itself."""
-        return wrapped
-
-    def hook(self, func: Callable[..., object]) -> Callable[..., Any]:
-        """`func` as a hook of this client's own kind: a coroutine function for the async one."""
-        return func
-
-    def together(self, calls: Sequence[tuple[Any, str]]) -> list[object]:
-        """Call a method without arguments on each object, all at once; what each returned or raised."""
-        return in_threads([getattr(target, name) for target, name in calls])
-
-    def finish(self) -> None:
-        for client in self.clients:
-            try:
-                client.close()
-            except StoreError:
-                assert isinstance(client._store, FailingStore)  # it was meant to fail
-
-
-class AsyncWay(Way):
-    """The async client, on a loop of its own in the test's thread."""
-
-    name = "async"
-    is_async = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loop = asyncio.new_event_loop()
-
-    def run(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        async def call() -> Any:
-            result = func(*args, **kwargs)
-            return await result if inspect.isawaitable(result) else result
-
-        return self.loop.run_until_complete(call())
-
-    def wrap(self, value: Any) -> Any:
-        if isinstance(value, (AsyncSession, AsyncSessions, AsyncEventStream)):
-            return _Blocking(self, value)
-        return value
-
-    def _make(self, kwargs: dict[str, Any]) -> Any:
-        return _Blocking(self, AsyncClient(**kwargs))
-
-    def raw(self, wrapped: Any) -> Any:
-        return wrapped._target if isinstance(wrapped, _Blocking) else wrapped
-
-    def hook(self, func: Callable[..., object]) -> Callable[..., Any]:
-        if len(inspect.signature(func).parameters) == 1:
-
-            async def one(session: object) -> None:
-                func(session)
-
-            return one
-
-        async def two(session: object, transition: object) -> None:
-            func(session, transition)
-
-        return two
-
-    def together(self, calls: Sequence[tuple[Any, str]]) -> list[object]:
-        async def gather() -> list[object]:
-            coros = [getattr(self.raw(target), name)() for target, name in calls]
-            return await asyncio.gather(*coros, return_exceptions=True)
-
-        return self.loop.run_until_complete(asyncio.wait_for(gather(), PATIENCE))
-
-    def finish(self) -> None:
-        try:
-            super().finish()
-        finally:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-
-
-WAYS = {"sync": Way, "async": AsyncWay}
+__all__ = ["PATIENCE", "WAYS", "FailingStore", "eventually", "in_threads"]
 
 
 class FailingStore(MemoryStore):
@@ -201,3 +38,32 @@ class FailingStore(MemoryStore):
         if self.broken or self.writes in self.failing:
             raise self.error or StoreError("no space left, as scripted", store=self.url)
         super().write(records, rows)
+
+
+class _OnMemory(ways.Way):
+    """On the memory adapter unless told otherwise; a client may fail to close where its store was meant to fail."""
+
+    def client(self, **kwargs: Any) -> Any:
+        client = super().client(**{"adapter": MemoryAdapter(), **kwargs})
+        if isinstance(self.raw(client)._store, FailingStore):
+            self.clients.remove(client)
+            self.clients.append(_MayFail(client))
+        return client
+
+
+class _MayFail:
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def close(self) -> None:
+        try:
+            self._client.close()
+        except StoreError:
+            return  # as it was told
+
+
+class _AsyncWay(_OnMemory, ways.AsyncWay):
+    pass
+
+
+WAYS = {"sync": _OnMemory, "async": _AsyncWay}

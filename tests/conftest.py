@@ -20,6 +20,8 @@ import hypothesis
 import pytest
 from loopback_site import Site
 
+pytest.register_assert_rewrite("lifecycle.testing.contract", "lifecycle.testing.store_suite")
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -224,3 +226,15 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     request.config.stash[SITE] = server
     yield server
     server.stop()
+
+
+# --- what was shown -----------------------------------------------------------------------------------------------
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of what each kind of browser can do, where the contract was run."""
+    if any("test_contract.py" in report.nodeid for report in terminalreporter.stats.get("passed", ())):
+        from test_contract import TABLE
+
+        terminalreporter.section("one contract, by what each adapter declares")
+        terminalreporter.write_line(TABLE)

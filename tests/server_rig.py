@@ -18,8 +18,10 @@ os.environ["NOTTE_ENABLE_NEST_ASYNCIO"] = "false"
 import httpx
 import uvicorn
 
+from lifecycle.engine import supervisor
 from lifecycle.server import create_app
 from lifecycle.server.run import _Server, listen
+from lifecycle_adapters.remote import RemoteAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,3 +132,17 @@ def until(look: Callable[[], bool]) -> None:
             return
         event.wait(0.02)
     raise AssertionError(f"it did not come true within {WITHIN:g} s")
+
+
+@contextmanager
+def remote(server: Running, **options: Any) -> Iterator[RemoteAdapter]:
+    """An adapter of the server, whose connections are closed after the block."""
+    adapter = RemoteAdapter(api_key=TOKEN, base_url=server.url, **{"poll_seconds": 0.2, **options})
+
+    async def close(_: object) -> None:
+        await adapter.aclose()
+
+    try:
+        yield adapter
+    finally:
+        supervisor().call(close)

@@ -269,8 +269,12 @@ class MemoryAdapter:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """``attach`` where sessions live on without their opener, else nothing: there are no pages."""
-        return frozenset({"attach"}) if self.can_live_on else frozenset()
+        """Cookies, and every option, at which it does not look; ``attach`` where sessions live on without their opener.
+
+        No ``pages``: there is nothing to show.
+        """
+        taken = frozenset({"cookies", "headed", "viewport", "user_agent", "proxy", "chrome_args"})
+        return taken | {"attach"} if self.can_live_on else taken
 
     def check(self, options: SessionOptions) -> None:
         """Accept all options, so that a test can swap this adapter in for any other."""

@@ -26,6 +26,7 @@ from lifecycle.errors import (
     OperationFailed,
     SessionEnded,
     StoreError,
+    UnsupportedOperation,
     UsageError,
 )
 
@@ -75,6 +76,8 @@ async def _of_library(_: Request, error: Exception) -> JSONResponse:
     more: dict[str, object] = {}
     if isinstance(error, SessionEnded):
         more["close_reason"] = str(error.close_reason) if error.close_reason is not None else None
+    elif isinstance(error, UnsupportedOperation):
+        more = {"operation": error.operation, "way_out": error.way_out}
     headers = {"Retry-After": "1"} if status == 503 else None
     return problem(status, str(error), error=name, headers=headers, more=more)
 

@@ -1,7 +1,8 @@
 """Helpers for tests of code that uses the lifecycle, and for tests of adapters and stores that you write yourself.
 
-`ManualClock` is time that stands still until a test moves it. `lifecycle.testing.store_suite` holds the contract that
-every store is held to; it needs pytest, so it is imported by its own name.
+`ManualClock` is time that stands still until a test moves it. What needs pytest is imported by its own name:
+`lifecycle.testing.contract` is the contract that every adapter is held to, `lifecycle.testing.store_suite` that of
+every store, `lifecycle.testing.ways` runs one test on both clients.
 """
 
 from __future__ import annotations

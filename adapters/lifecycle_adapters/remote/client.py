@@ -22,7 +22,14 @@ from typing import Any, Final, cast
 import httpx
 import tenacity
 
-from lifecycle.errors import AuthenticationError, BackendError, CapacityError, ConnectionLost, RemoteRejected
+from lifecycle.errors import (
+    AuthenticationError,
+    BackendError,
+    CapacityError,
+    ConnectionLost,
+    RemoteRejected,
+    UnsupportedOperation,
+)
 from lifecycle_adapters.remote.wire import plain
 
 __all__ = ["Again", "Answer", "Lost", "Service"]
@@ -43,6 +50,9 @@ _PASSING: Final = frozenset({429, 502, 503, 504, 529})
 """Statuses that may be gone a moment later."""
 
 _CONNECTIONS: Final = 20
+
+_LACKING: Final = ("operation", "way_out")
+"""Fields of the answer to what a server can't do."""
 
 _inherited: Final[list[object]] = []
 """Clients of a forked parent. Never finalized: the numbers of their sockets may be used by others in this process."""
@@ -209,6 +219,7 @@ class Service:
 
         Raises:
             AuthenticationError, CapacityError, RemoteRejected: The service refused.
+            UnsupportedOperation: It can't do this.
             ConnectionLost: It did not answer.
         """
         tries = attempts(seconds=RETRY_SECONDS, most=1 if once else 4)
@@ -221,6 +232,8 @@ class Service:
                         raise Again(self.lost(e, what)) from e
                     if answer.good or (answer.empty and 200 <= answer.status < 300):
                         return answer.data
+                    if (lacking := self._unsupported(answer)) is not None:
+                        raise lacking
                     error = self.refusal(answer, what, secret=secret)
                     if answer.status in _PASSING:
                         raise Again(error, answer.retry_after)
@@ -253,6 +266,16 @@ class Service:
         if status >= 500 and not answer.json and not answer.empty:
             told += " with a body that is no JSON"
         return RemoteRejected(told, status=status)
+
+    def _unsupported(self, answer: Answer) -> UnsupportedOperation | None:
+        """The error of `lifecycle serve` for what its adapter can't do, which names a way out."""
+        told = answer.data
+        if not isinstance(told, Mapping) or told.get("error") != "UnsupportedOperation":
+            return None
+        operation, way_out = (plain(str(told.get(name, "")).replace(self._key, "...")) for name in _LACKING)
+        return UnsupportedOperation(
+            operation=operation or "this", adapter="remote", way_out=f"the service at {self.host} says: {way_out}"
+        )
 
     # --- the pool -----------------------------------------------------------------------------------------------
 
