@@ -173,6 +173,7 @@ class Attachment:
         "in_flight",
         "last_used",
         "loaded",
+        "made",
         "max_minutes",
         "opened_at",
         "opening",
@@ -209,6 +210,8 @@ class Attachment:
         """The page of the live view, while there is one."""
         self.operator: PageOperator | None = None
         """Who operates on the pages of the backend, once somebody has asked for that."""
+        self.made: bool | None = None if options.session_id is None else False
+        """It opened its session; False where it found it, None while that is not settled."""
         self.acquiring = False
         """The adapter was asked for a backend and has not answered; it may outlast the step and the attachment."""
         self.backend_end: BackendEnd | None = None

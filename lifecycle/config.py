@@ -57,12 +57,13 @@ class SessionKwargs(TypedDict, total=False):
     viewer_input: bool
     name: str
     labels: Mapping[str, str]
+    idempotency_key: str
 
 
 _OWNERS: Final = frozenset({
     "headless", "timeout_minutes", "idle_timeout_minutes", "max_duration_minutes", "viewport_width",
     "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "cookie_scope", "viewer_input",
-    "name",
+    "name", "idempotency_key",
 })  # fmt: skip
 """Options that the owner of a session decides; who attaches to it can't."""
 
@@ -117,6 +118,8 @@ class SessionOptions:
         viewer_input: Let keyboard and mouse of whoever has the live view's URL through to the page.
         name: A name for people to find the session by.
         labels: Labels to filter sessions and records by.
+        idempotency_key: Get or create: start a session, or attach to the one that was started with this key on this
+            adapter and store and is not over. The other options are those of whoever made it.
     """
 
     session_id: str | None = None
@@ -137,6 +140,7 @@ class SessionOptions:
     viewer_input: bool = False
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -211,6 +215,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         viewer_input=_flag("viewer_input", given.get("viewer_input", False)),
         name=_text("name", given.get("name")),
         labels=check_labels("labels", given.get("labels", {})),
+        idempotency_key=_text("idempotency_key", given.get("idempotency_key")),
     )
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lifecycle.cookies import Cookie
     from lifecycle.engine import OpenStore, Supervisor
     from lifecycle.hooks import Hook, Transition
+    from lifecycle.keyed import Holding
     from lifecycle.ports import Adapter, Backend, CdpEndpoint, Clock, Host, SessionRow, Store
 
 __all__ = ["ClientCore", "merge", "unknown_session"]
@@ -55,6 +56,7 @@ _NEEDED: Final = (
     "lifecycle.control",
     "lifecycle.cookies",
     "lifecycle.directory",
+    "lifecycle.keyed",
     "lifecycle.recovery",
     "platformdirs",
     "unicodedata",
@@ -261,7 +263,12 @@ class ClientCore:
         """Start or attach."""
         self._arrives(att, caller)
         await self.supervisor.ensure_control()
-        self.check_open()  # after the one wait on the way, in which the client may be closed
+        key: Holding | None = None
+        if att.options.idempotency_key is not None:
+            from lifecycle.keyed import get_or_create  # noqa: PLC0415 - only sessions with a key need it
+
+            key = await get_or_create(self, att)
+        self.check_open()  # after the waits on the way, in which the client may be closed
         if self.supervisor.exiting:
             msg = "the interpreter is ending, so a session that starts now would have no end"
             raise UsageError(msg)
@@ -274,6 +281,8 @@ class ClientCore:
         finally:
             if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:
                 self.active.pop(att.attachment_id, None)
+            if key is not None:
+                await key.settle()
 
     async def end(
         self, att: Attachment, caller: Caller | None, event: Event = Event.STOP, cause: str = "caller"

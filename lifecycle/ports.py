@@ -27,6 +27,7 @@ __all__ = [
     "CdpEndpoint",
     "CdpPipe",
     "CdpSocket",
+    "Claim",
     "Clock",
     "ContextCookies",
     "Directory",
@@ -516,6 +517,32 @@ class SessionRow:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Who holds an idempotency key.
+
+    Attributes:
+        key: The key.
+        adapter: Name of the adapter; each has keys of its own.
+        attachment_id: The attachment that opens the session, or has opened it.
+        session_id: The session; None while a service has not given it one.
+        owner_pid: Process id of the owner.
+        owner_started: Its start time, as the system tells it; tells it from a later process with the same pid.
+        boot_id: The boot of the machine in which that pid means something.
+        host: Host name of the owner.
+    """
+
+    key: str
+    adapter: str
+    attachment_id: str
+    session_id: str | None
+    owner_pid: int
+    owner_started: str
+    boot_id: str
+    host: str
+
+
+@runtime_checkable
 class Store(Protocol):
     """Where records and ledger rows are kept.
 
@@ -568,6 +595,22 @@ class Store(Protocol):
         offset: int = 0,
     ) -> Sequence[SessionRow]:
         """Ledger rows, newest first. With `labels`, those that carry all of them."""
+        ...
+
+    def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:
+        """Hold a key, unless somebody else does. Atomic over all processes, durable on return.
+
+        Args:
+            claim: Who wants to hold it; its own claim it may always renew.
+            replacing: The attachment whose claim is void: its session is over, or its owner is gone.
+
+        Returns:
+            Who holds it, None when that is `claim` now.
+        """
+        ...
+
+    def unclaim(self, claim: Claim) -> None:
+        """Give a key up; silent when `claim` does not hold it."""
         ...
 
     def close(self) -> None:

@@ -124,6 +124,14 @@ class Handle:
             raise UsageError(msg)
         return self._att.session_id
 
+    @property
+    def made(self) -> bool | None:
+        """True when its start opened the session, False when it found it; None while that is not settled.
+
+        With an `idempotency_key` the start tells; with a session id it is False.
+        """
+        return self._att.made
+
     def ref(self) -> dict[str, str]:
         """What another process attaches by, with ``client.Session(ref)``: plain JSON, without secrets.
 

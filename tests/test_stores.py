@@ -26,7 +26,8 @@ from lifecycle.states import State
 from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
-from lifecycle.testing.store_suite import StoreSuite, a_record, a_row, the_end
+from lifecycle.testing.store_suite import StoreSuite, a_claim, a_record, a_row, the_end
+from lifecycle.testing.ways import in_threads
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX limits, users and forks")
 
@@ -176,6 +177,32 @@ def test_a_newer_schema_is_refused(store, path):
     with pytest.raises(StoreError, match=rf"schema {SCHEMA_VERSION + 1}.* reads {SCHEMA_VERSION}.*upgrade") as e:
         SQLiteStore(path).open()
     assert e.value.store == f"sqlite:///{path}"
+
+
+def test_a_database_of_an_older_schema_is_brought_up(store, path):
+    store.write([a_record()], [a_row()])
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE claims")
+        db.execute("PRAGMA user_version=1")
+    for _ in range(2):
+        with closing(SQLiteStore(path)) as again:
+            again.open()
+            assert [r for _, r in again.records()] == [a_record()]
+            assert again.claim(a_claim()) is None
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_a_key_is_held_by_one_of_many_that_ask_at_once(store, path):
+    def ask(name):
+        with closing(SQLiteStore(path)) as mine:
+            mine.open()
+            return mine.claim(a_claim(attachment_id=name))
+
+    held = in_threads([lambda n=n: ask(f"a{n}") for n in range(8)])
+    assert held.count(None) == 1
+    assert len(set(held)) == 2  # all others are told of the one
 
 
 @pytest.mark.parametrize("setup", ["CREATE TABLE mine (x)", "PRAGMA user_version=1", "PRAGMA application_id=77"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lifecycle.audit import Record
-    from lifecycle.ports import SessionRow
+    from lifecycle.ports import Claim, SessionRow
     from lifecycle.states import State
 
 __all__ = ["MemoryStore"]
@@ -35,6 +35,7 @@ class MemoryStore:
         self._last_of_writer: dict[str, int] = {}
         self._ended: set[str] = set()
         self._rows: dict[str, SessionRow] = {}
+        self._claims: dict[tuple[str, str], Claim] = {}
         self._open_in: int | None = None
 
     @property
@@ -60,9 +61,7 @@ class MemoryStore:
         Raises:
             StoreError: A record does not fit its writer's or attachment's sequence, or the store is not open here.
         """
-        if self._open_in != os.getpid():
-            msg = "the store in memory is not open in this process; make a new Client"
-            raise StoreError(msg, store=self.url)
+        self._check_open()
         bodies = encode(records, store=self.url)
         check_rows(rows, store=self.url)
         last_of_writer: dict[str, int] = {}
@@ -93,6 +92,36 @@ class MemoryStore:
         for row in rows:
             kept = replace(row, labels=dict(row.labels), facts=dict(row.facts))
             self._rows[row.session_id] = kept
+
+    def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:
+        """Hold a key unless somebody else does; see `lifecycle.ports.Store.claim`.
+
+        Raises:
+            StoreError: The store is not open here.
+        """
+        self._check_open()
+        place = (claim.adapter, claim.key)
+        held = self._claims.setdefault(place, claim)
+        if held.attachment_id in {claim.attachment_id, replacing}:
+            self._claims[place] = claim
+            return None
+        return held
+
+    def unclaim(self, claim: Claim) -> None:
+        """Give a key up; silent when `claim` does not hold it.
+
+        Raises:
+            StoreError: The store is not open here.
+        """
+        self._check_open()
+        held = self._claims.get((claim.adapter, claim.key))
+        if held is not None and held.attachment_id == claim.attachment_id:
+            del self._claims[claim.adapter, claim.key]
+
+    def _check_open(self) -> None:
+        if self._open_in != os.getpid():
+            msg = "the store in memory is not open in this process; make a new Client"
+            raise StoreError(msg, store=self.url)
 
     def records(
         self,

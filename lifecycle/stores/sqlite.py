@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from lifecycle.ports import SessionRow
+from lifecycle.ports import Claim, SessionRow
 from lifecycle.states import CloseReason, State
 from lifecycle.stores.common import check_page, check_rows, decode, encode, refused
 from lifecycle.stores.sqlite_file import SQLiteFile
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "SQLiteStore"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """The version of the tables, kept in the file's ``user_version``."""
 
 APPLICATION_ID: Final = 0x6C696665
@@ -42,6 +42,21 @@ APPLICATION_ID: Final = 0x6C696665
 
 BUSY_TIMEOUT: Final = 10.0
 """Seconds to wait for another process that writes."""
+
+_CLAIMS: Final = """CREATE TABLE claims (
+        adapter TEXT NOT NULL,
+        key TEXT NOT NULL,
+        attachment_id TEXT NOT NULL,
+        session_id TEXT,
+        owner_pid INTEGER NOT NULL,
+        owner_started TEXT NOT NULL,
+        boot_id TEXT NOT NULL,
+        host TEXT NOT NULL,
+        PRIMARY KEY (adapter, key)
+    )"""
+
+_UPGRADES: Final = {1: (_CLAIMS,)}
+"""What makes a database of a version into one of the next."""
 
 _SCHEMA: Final = (
     """CREATE TABLE records (
@@ -108,6 +123,7 @@ _SCHEMA: Final = (
     )""",
     "CREATE INDEX sessions_by_age ON sessions (created_at)",
     "CREATE INDEX sessions_by_state ON sessions (state, created_at)",
+    _CLAIMS,
     f"PRAGMA application_id={APPLICATION_ID}",
     f"PRAGMA user_version={SCHEMA_VERSION}",
 )
@@ -116,6 +132,7 @@ _INSERT: Final = (
     "INSERT INTO records (writer, writer_seq, attachment_id, attachment_seq, session_id, kind, event, source, dest, "
     "at, terminal, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_CLAIMED: Final = tuple(f.name for f in fields(Claim))
 _COLUMNS: Final = tuple(f.name for f in fields(SessionRow))
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
 _PUT: Final = (
@@ -238,17 +255,54 @@ class SQLiteStore:
             found = db.execute(sql, (*parameters, limit, offset)).fetchall()
         return [self._to_row(row) for row in found]
 
+    def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:
+        """Hold a key unless somebody else does; see `lifecycle.ports.Store.claim`.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        marks, names = ", ".join("?" * len(_CLAIMED)), ", ".join(_CLAIMED)
+        with self._file.use() as db, _transaction(db):
+            db.execute(
+                f"INSERT INTO claims ({names}) VALUES ({marks}) ON CONFLICT (adapter, key) DO UPDATE SET "  # noqa: S608
+                f"{', '.join(f'{c} = excluded.{c}' for c in _CLAIMED)} "
+                "WHERE claims.attachment_id IN (excluded.attachment_id, ?)",
+                (*(getattr(claim, name) for name in _CLAIMED), replacing),
+            )
+            found = db.execute(
+                f"SELECT {names} FROM claims WHERE adapter = ? AND key = ?",  # noqa: S608 - names of our own
+                (claim.adapter, claim.key),
+            ).fetchone()
+        held = Claim(**dict(zip(_CLAIMED, found, strict=True)))
+        return None if held.attachment_id == claim.attachment_id else held
+
+    def unclaim(self, claim: Claim) -> None:
+        """Give a key up; silent when `claim` does not hold it.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        with self._file.use() as db, _transaction(db):
+            db.execute(
+                "DELETE FROM claims WHERE adapter = ? AND key = ? AND attachment_id = ?",
+                (claim.adapter, claim.key, claim.attachment_id),
+            )
+
     def _prepare(self, db: sqlite3.Connection) -> None:
-        """Check whose database it is, and make the tables in a new one. Changes nothing in anybody else's."""
+        """Check whose database it is, and make its tables or bring them up. Changes nothing in anybody else's."""
         with _transaction(db, "DEFERRED"):  # one moment for all that is looked at
-            if self._is_ours(db):
+            if self._version(db) == SCHEMA_VERSION:
                 return
         with _transaction(db):
-            if not self._is_ours(db):  # another process may have made them while this one waited
-                for statement in _SCHEMA:
-                    db.execute(statement)
+            version = self._version(db)  # another process may have made them while this one waited
+            statements = [*_SCHEMA] if version is None else []
+            for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+                statements += [*_UPGRADES[older], f"PRAGMA user_version={older + 1}"]
+            for statement in statements:
+                db.execute(statement)
 
-    def _is_ours(self, db: sqlite3.Connection) -> bool:
+    def _version(self, db: sqlite3.Connection) -> int | None:
+        """The version of its tables; None for an empty file."""
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -257,11 +311,11 @@ class SQLiteStore:
                 f"a newer version of lifecycle wrote it (schema {version}, this version reads {SCHEMA_VERSION})",
                 "upgrade this installation, or choose another file",
             )
-        if application == APPLICATION_ID and version == SCHEMA_VERSION:
-            return True
+        if application == APPLICATION_ID and version > 0:
+            return int(version)
         if application or version or tables:
             raise self._file.error("it is a database of another program", "choose another file")
-        return False
+        return None
 
     def _to_row(self, found: tuple[Any, ...]) -> SessionRow:
         values = dict(zip(_COLUMNS, found, strict=True))

@@ -386,6 +386,16 @@ class AdapterContract:
         guest.stop()
         self.gone(adapter)
 
+    def test_a_key_makes_it_and_finds_it_again(self, way: Way, client: Any, adapter: Adapter, store: str) -> None:
+        first = client.Session(idempotency_key="job").start()
+        second = way.client(adapter=adapter, store=store).Session(idempotency_key="job").start()
+        assert (first.made, second.made) == (True, False)
+        assert first.session_id == second.session_id
+        assert self.alive(adapter) in (None, 1)
+        first.stop()
+        eventually(lambda: second.state.terminal)
+        self.gone(adapter)
+
     def test_an_unknown_id_is_refused_by_name(self, client: Any) -> None:
         with pytest.raises(ConfigError, match="no-such-session"):
             client.Session("no-such-session").start()

@@ -24,13 +24,13 @@ import pytest
 
 from lifecycle.audit import GuardResult, Record, RecordKind, StepOutcome, StepResult
 from lifecycle.errors import ConfigError, StoreError
-from lifecycle.ports import SessionRow, Store
+from lifecycle.ports import Claim, SessionRow, Store
 from lifecycle.states import CloseReason, Event, InFlight, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["StoreSuite", "a_record", "a_row"]
+__all__ = ["StoreSuite", "a_claim", "a_record", "a_row"]
 
 T0: Final = datetime(2024, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -100,6 +100,21 @@ def a_row(session_id: str = "s", **fields: Any) -> SessionRow:
         "facts": {"pid": "43"},
     }
     return SessionRow(**{**given, **fields})
+
+
+def a_claim(**fields: Any) -> Claim:
+    """The claim of attachment ``a`` on a key; `fields` replace any of it."""
+    given: dict[str, Any] = {
+        "key": "a key",
+        "adapter": "memory",
+        "attachment_id": "a",
+        "session_id": "s",
+        "owner_pid": 42,
+        "owner_started": "1234",
+        "boot_id": "boot",
+        "host": "host",
+    }
+    return Claim(**{**given, **fields})
 
 
 class StoreSuite:
@@ -384,3 +399,29 @@ class StoreSuite:
             again.write([a_record(3, 3)], [])
         finally:
             again.close()
+
+    # --- who holds a key --------------------------------------------------------------------------------------------
+
+    def test_a_key_has_one_holder(self, store: Store) -> None:
+        """Of several that ask one holds the key, and the others are told who."""
+        assert store.claim(a_claim()) is None
+        assert store.claim(a_claim(attachment_id="b")) == a_claim()
+        assert store.claim(a_claim(attachment_id="b", adapter="local")) is None  # each adapter has keys of its own
+        assert store.claim(a_claim(attachment_id="b", key="another")) is None
+        assert store.claim(a_claim(session_id=None)) is None  # its own claim, renewed
+        assert store.claim(a_claim(attachment_id="b")) == a_claim(session_id=None)
+
+    def test_a_claim_that_is_void_is_taken_over_once(self, store: Store) -> None:
+        """Two that saw the same claim to be void do not both take it over."""
+        store.claim(a_claim())
+        assert store.claim(a_claim(attachment_id="b"), replacing="a") is None
+        assert store.claim(a_claim(attachment_id="c"), replacing="a") == a_claim(attachment_id="b")
+
+    def test_a_key_is_given_up_by_its_holder_alone(self, store: Store) -> None:
+        """Nobody gives up what somebody else holds."""
+        store.claim(a_claim())
+        store.unclaim(a_claim(attachment_id="b"))
+        assert store.claim(a_claim(attachment_id="b")) == a_claim()
+        store.unclaim(a_claim())
+        store.unclaim(a_claim())
+        assert store.claim(a_claim(attachment_id="b")) is None
