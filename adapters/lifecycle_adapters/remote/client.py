@@ -50,6 +50,10 @@ _PASSING: Final = frozenset({429, 502, 503, 504, 529})
 """Statuses that may be gone a moment later."""
 
 _CONNECTIONS: Final = 20
+"""Requests at once. The others wait before they reach the pool: its own queue takes time with the square of its length.
+
+Source: `AsyncConnectionPool._assign_requests_to_connections` of httpcore looks at every request for every connection.
+"""
 
 _LACKING: Final = ("operation", "way_out")
 """Fields of the answer to what a server can't do."""
@@ -137,6 +141,7 @@ class Service:
         # Made here, in the thread of whoever makes the adapter: it reads a file of certificates.
         self._ssl = httpx.create_ssl_context() if base_url.startswith("https:") else False
         self._pool: httpx.AsyncClient | None = None
+        self._turn = asyncio.Semaphore(_CONNECTIONS)
         self._pid = 0
         self._dropped: weakref.finalize[..., Any] | None = None
         self._ahead = timedelta()
@@ -174,10 +179,12 @@ class Service:
 
         content = json.dumps(body).encode() if body is not None else None
         given = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
+        client = self._client()
         try:
             async with (
+                self._turn,
                 asyncio.timeout(limit),
-                self._client().stream(
+                client.stream(
                     method, self.base_url + path, content=content, params=params, headers=given, timeout=limit,
                     extensions={"trace": trace},
                 ) as response,
@@ -286,6 +293,7 @@ class Service:
                 if self._dropped is not None:
                     self._dropped.detach()
             self._pid = os.getpid()
+            self._turn = asyncio.Semaphore(_CONNECTIONS)
             self._pool = httpx.AsyncClient(
                 headers={"Authorization": f"Bearer {self._key}", "Accept": "application/json"},
                 verify=self._ssl,
