@@ -50,6 +50,7 @@ class SessionKwargs(TypedDict, total=False):
     proxy: str | Mapping[str, str]
     chrome_args: Sequence[str]
     executable_path: str | os.PathLike[str]
+    profile: str | os.PathLike[str]
     cookie_file: str | os.PathLike[str]
     cookie_scope: CookieScope
     on_exit: OnExit
@@ -62,8 +63,8 @@ class SessionKwargs(TypedDict, total=False):
 
 _OWNERS: Final = frozenset({
     "headless", "timeout_minutes", "idle_timeout_minutes", "max_duration_minutes", "viewport_width",
-    "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "cookie_scope", "viewer_input",
-    "name", "idempotency_key",
+    "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "profile", "cookie_scope",
+    "viewer_input", "name", "idempotency_key",
 })  # fmt: skip
 """Options that the owner of a session decides; who attaches to it can't."""
 
@@ -111,6 +112,8 @@ class SessionOptions:
         proxy: Proxy of the browser, or None.
         chrome_args: Further command-line switches for Chromium.
         executable_path: The browser to run, None to look for one.
+        profile: A folder in which the browser's profile is kept between sessions, one session at a time; None for a
+            new one that goes with the session.
         cookie_file: Cookies are loaded from it on start and saved to it on stop, expire and fail.
         cookie_scope: ``default``: the default context's cookies; ``all``: those of contexts that clients make too.
         on_exit: What the end of a ``with`` block does: ``stop`` or ``detach``.
@@ -133,6 +136,7 @@ class SessionOptions:
     proxy: Proxy | None = None
     chrome_args: tuple[str, ...] = ()
     executable_path: str | None = None
+    profile: str | None = None
     cookie_file: str | None = None
     cookie_scope: CookieScope = "default"
     on_exit: OnExit = "stop"
@@ -208,6 +212,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         proxy=_proxy(given.get("proxy")),
         chrome_args=_chrome_args(given.get("chrome_args", ())),
         executable_path=_path("executable_path", given.get("executable_path")),
+        profile=_path("profile", given.get("profile")),
         cookie_file=_path("cookie_file", given.get("cookie_file")),
         cookie_scope=_one_of("cookie_scope", given.get("cookie_scope", "default"), ("default", "all")),
         on_exit=_one_of("on_exit", given.get("on_exit", "stop"), ("stop", "detach")),

@@ -37,6 +37,9 @@ __all__ = ["CallerLeft", "FlowCaller", "FlowHost", "HookStruck", "StepTimeout", 
 
 T = TypeVar("T")
 
+ORIGINS_NAMED: Final = 5
+"""How many origins whose storage is not loaded are named."""
+
 GRACE: Final = 2.0
 """Seconds of real time that a cancelled step gets to unwind before the edge goes on without it."""
 
@@ -292,10 +295,18 @@ class Steps:
 
         now = self._host.clock.utcnow().timestamp()
         att.loaded = await self._host.run_blocking(lambda: read_cookie_file(path, now=now))
+        notes = []
         if att.loaded.rejected:
             att.counts["cookies_unreadable"] = len(att.loaded.rejected)
-            return "unreadable: " + ", ".join(name for name, _ in att.loaded.rejected)
-        return None
+            notes.append("unreadable: " + ", ".join(name for name, _ in att.loaded.rejected))
+        if origins := att.loaded.origins:
+            att.counts["origins_not_loaded"] = len(origins)
+            names = ", ".join(origins[:ORIGINS_NAMED]) + (", ..." if len(origins) > ORIGINS_NAMED else "")
+            notes.append(f"localStorage that stays in the file and is not loaded: {names}")
+            self._host.warn(
+                att, "lifecycle.storage_not_loaded", error=f"localStorage of {names} is not loaded", path=path
+            )
+        return "; ".join(notes) or None
 
     async def _open_backend(self, att: Attachment) -> str | None:
         assert att.session_id is not None or "assigns_ids" in att.adapter.capabilities  # noqa: S101

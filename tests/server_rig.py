@@ -137,7 +137,7 @@ def until(look: Callable[[], bool]) -> None:
 @contextmanager
 def remote(server: Running, **options: Any) -> Iterator[RemoteAdapter]:
     """An adapter of the server, whose connections are closed after the block."""
-    adapter = RemoteAdapter(api_key=TOKEN, base_url=server.url, **{"poll_seconds": 0.2, **options})
+    adapter = RemoteAdapter(**{"api_key": TOKEN, "base_url": server.url, "poll_seconds": 0.2, **options})
 
     async def close(_: object) -> None:
         await adapter.aclose()

@@ -36,6 +36,7 @@ _LAUNCH_ONLY: Final[Mapping[str, str]] = {
     "headless": "start the browser with a window, or use session.viewer()",
     "proxy": "start the browser with --proxy-server",
     "chrome_args": "start the browser with them",
+    "profile": "start the browser with --user-data-dir",
     "executable_path": "start that browser, and give its CDP URL",
     "user_agent": "start the browser with --user-agent, or set it in a client with Emulation.setUserAgentOverride",
 }
@@ -85,6 +86,7 @@ class CdpAdapter(OwnedSessions):
             "proxy": options.proxy is not None,
             "chrome_args": bool(options.chrome_args),
             "executable_path": options.executable_path is not None,
+            "profile": options.profile is not None,
             "user_agent": options.user_agent is not None,
         }
         for option, is_given in given.items():

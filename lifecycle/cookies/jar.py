@@ -59,6 +59,13 @@ class LoadedCookies:
     data: bytes | None = field(repr=False)
     document: Document = field(repr=False)
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins whose storage the file holds beside the cookies: it is kept in the file, and not loaded."""
+        found = self.document.head.get("origins")
+        items = found if isinstance(found, list) else []
+        return tuple(str(item["origin"]) for item in items if isinstance(item, dict) and item.get("origin"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedCookies:

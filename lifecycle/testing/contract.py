@@ -53,6 +53,7 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "user_agent": "`user_agent`",
     "proxy": "`proxy`",
     "chrome_args": "`chrome_args`",
+    "profile": "`profile`",
     "cdp": "the gateway in front of the browser runs in this process",
     "attach": "a service answers for sessions by id, whoever opened them: any attachment may `detach`",
     "assigns_ids": "the service gives a session its id, at the start",
@@ -66,6 +67,7 @@ OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "user_agent": {"user_agent": "contract/1.0"},
     "proxy": {"proxy": {"server": "http://127.0.0.1:9"}},
     "chrome_args": {"chrome_args": ["--lang=de"]},
+    "profile": {"profile": "a-folder"},
 }
 """For each capability that stands for an option: the option."""
 

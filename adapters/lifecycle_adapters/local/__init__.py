@@ -19,6 +19,7 @@ import importlib
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.errors import StartFailed, UnsupportedOperation
@@ -65,8 +66,10 @@ class LocalAdapter(OwnedSessions):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """``pages``, ``cdp``, ``headed``, ``proxy``, ``cookies``, ``viewport``, ``user_agent`` and ``chrome_args``."""
-        return frozenset({"pages", "cdp", "headed", "proxy", "cookies", "viewport", "user_agent", "chrome_args"})
+        """``pages``, ``cdp``, ``cookies``, and every option of a launch."""
+        return frozenset(
+            {"pages", "cdp", "headed", "proxy", "cookies", "viewport", "user_agent", "chrome_args", "profile"}
+        )
 
     def check(self, options: SessionOptions) -> None:
         """Refuse what a local Chromium can't do.
@@ -112,7 +115,7 @@ class LocalAdapter(OwnedSessions):
         """From nothing to a watched process, without a tick in between."""
         from lifecycle_adapters.local import launch  # noqa: PLC0415 - there is no such thing on Windows
         from lifecycle_adapters.local.backend import LocalBackend  # noqa: PLC0415
-        from lifecycle_adapters.local.profiles import profiles  # noqa: PLC0415
+        from lifecycle_adapters.local.profiles import ProfileInUse, profiles  # noqa: PLC0415
         from lifecycle_adapters.local.window import place_window  # noqa: PLC0415
 
         headed = not options.headless and launch.display_exists()
@@ -121,9 +124,13 @@ class LocalAdapter(OwnedSessions):
         if self._chrome_args:
             options = replace(options, chrome_args=(*self._chrome_args, *options.chrome_args))
         try:
-            profile = profiles.create()
+            profile = profiles.create(Path(options.profile) if options.profile is not None else None)
+        except ProfileInUse as e:
+            msg = f"another session uses profile={str(e)!r}; wait for its end, or give each session its own"
+            raise StartFailed(msg, adapter=self.name) from None
         except OSError as e:
-            raise StartFailed(f"no profile folder could be made: {e}; free or set TMPDIR", adapter=self.name) from e
+            way_out = "choose another profile=" if options.profile is not None else "free or set TMPDIR"
+            raise StartFailed(f"no profile folder could be made: {e}; {way_out}", adapter=self.name) from e
         try:
             if options.viewport_width is not None and options.viewport_height is not None:
                 place_window(profile, options.viewport_width, options.viewport_height, headed=headed)

@@ -9,6 +9,9 @@
                 chromium.log           its stderr
                 browser.json           its pid and start time
 
+A session whose profile is kept (``profile=``) has its ``--user-data-dir`` elsewhere, in a folder of the user's, and
+holds the lock in it; only what is the session's own lies here.
+
 Rule: a root whose lock is free has no owner any more; whoever takes the lock may end its browsers and remove it. The
 lock file exists before the root and goes after it, so a root without one is dead too. A browser is ended only if its
 pid has the start time that was noted AND its command line names the folder.
@@ -34,13 +37,16 @@ from typing import Final
 from lifecycle.logs import get_logger
 from lifecycle_adapters.local import forks, procs
 
-__all__ = ["Profile", "Profiles", "profiles"]
+__all__ = ["Profile", "ProfileInUse", "Profiles", "profiles"]
 
 _REMOVE_BUDGET: Final = 3.0
 """Seconds that removing a folder may take while processes that are ending still write to it."""
 
 _END_BUDGET: Final = 3.0
 """Seconds that a browser which was left over gets to go once it was killed."""
+
+LOCK_NAME: Final = "lifecycle.lock"
+"""The file in a kept profile whose lock its session holds."""
 
 _SOCKET: Final = "/org.chromium.Chromium.XXXXXX/SingletonSocket"
 _SOCKET_ROOM: Final = (108 if sys.platform == "linux" else 104) - 1 - len(_SOCKET)
@@ -54,11 +60,13 @@ class Profile:
     """The folder of one session."""
 
     folder: Path
+    kept: Path | None = None
+    kept_lock: int | None = None
 
     @property
     def user_data(self) -> Path:
         """What Chromium gets as its ``--user-data-dir``."""
-        return self.folder / "profile"
+        return self.kept if self.kept is not None else self.folder / "profile"
 
     @property
     def temp(self) -> Path | None:
@@ -98,17 +106,31 @@ class Profiles:
         self._root: _Root | None = None
         forks.in_child(self._forget)
 
-    def create(self) -> Profile:
+    def create(self, kept: Path | None = None) -> Profile:
         """Make a folder for a session.
+
+        Args:
+            kept: The folder of a browser profile that outlives the session; made where there is none.
 
         Raises:
             OSError: There is no room, or no right to write.
+            ProfileInUse: Another session uses the kept one.
         """
+        if kept is None:
+            return self._create(None, None)
+        lock = _hold(kept)
+        try:
+            return self._create(kept, lock)
+        except BaseException:
+            _let_go(lock)
+            raise
+
+    def _create(self, kept: Path | None, lock: int | None) -> Profile:
         with self._mutex:
             if self._root is None:
                 self._root = _make_root(_base())
             root = self._root
-            profile = Profile(folder=root.folder / secrets.token_hex(4))
+            profile = Profile(folder=root.folder / secrets.token_hex(4), kept=kept, kept_lock=lock)
             root.sessions.add(profile.folder)
             try:
                 profile.folder.mkdir(mode=0o700)
@@ -127,7 +149,9 @@ class Profiles:
         """
         if not profile.folder.exists():
             return True
-        _remove_socket(profile.folder)
+        _remove_socket(profile.user_data)
+        if profile.kept_lock is not None:
+            _let_go(profile.kept_lock)
         gone = _remove_tree(profile.folder, _REMOVE_BUDGET)
         with self._mutex:
             root = self._root
@@ -256,6 +280,36 @@ def _take(file: Path, *, create: bool) -> int | None:
     return None
 
 
+# --- profiles that are kept ---------------------------------------------------------------------------------------
+
+
+class ProfileInUse(Exception):  # noqa: N818 - never leaves this package
+    """Another session holds the lock of a kept profile."""
+
+
+def _hold(kept: Path) -> int:
+    """The descriptor that holds the lock in a kept profile. Silent when the folder is there already."""
+    import fcntl  # noqa: PLC0415 - there is none on Windows, where this is never called
+
+    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(kept / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(fd)
+        raise ProfileInUse(str(kept)) from e
+    except BaseException:
+        os.close(fd)
+        raise
+    forks.keep(fd)
+    return fd
+
+
+def _let_go(lock: int) -> None:
+    forks.drop(lock)
+    os.close(lock)
+
+
 # --- sweeping -----------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +323,7 @@ def _sweep_root(root: Path) -> bool:
         if root.is_dir() and not root.is_symlink():
             for folder in root.iterdir():
                 _end_browser(folder)
-                _remove_socket(folder)
+                _remove_socket(folder / "profile")
             if not _remove_tree(root, _REMOVE_BUDGET):
                 return False
         lock.unlink(missing_ok=True)
@@ -292,10 +346,10 @@ def _end_browser(folder: Path) -> None:
         procs.wait_group(pid, _END_BUDGET)
 
 
-def _remove_socket(folder: Path) -> None:
+def _remove_socket(user_data: Path) -> None:
     """Remove the folder of the socket that a killed Chromium left in the system's temporary folder (see `temp`)."""
     try:
-        home = Path(os.readlink(folder / "profile" / "SingletonSocket")).parent  # noqa: PTH115 - not to be resolved
+        home = Path(os.readlink(user_data / "SingletonSocket")).parent  # noqa: PTH115 - not to be resolved
     except OSError:
         return  # it was closed, or had none
     named = home.name.startswith(("org.chromium.", ".org.chromium.", "com.google.", ".com.google."))

@@ -55,7 +55,12 @@ async def wait_for_page(endpoint: CdpEndpoint) -> str:
 
 
 def place_window(profile: Profile, width: int, height: int, *, headed: bool) -> None:
-    """Note in a new profile that its window was last open with this viewport, which is where Chromium reopens it."""
+    """Note in a new profile that its window was last open with this viewport, which is where Chromium reopens it.
+
+    One that was used before is left as it is: `set_viewport` gives its window the size.
+    """
+    if (profile.user_data / "Default" / "Preferences").exists():
+        return
     right, bottom = _CORNER + width, _CORNER + height + _frame_height[headed]
     placement = {
         "left": _CORNER,
@@ -69,7 +74,7 @@ def place_window(profile: Profile, width: int, height: int, *, headed: bool) -> 
         "work_area_bottom": bottom + _CORNER,
     }
     folder = profile.user_data / "Default"
-    folder.mkdir(mode=0o700, parents=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "Preferences").write_text(json.dumps({"browser": {"window_placement": placement}}))
 
 

@@ -91,6 +91,12 @@ def check_options(options: SessionOptions, adapter: str) -> None:
             adapter=adapter,
             way_out='the service chooses the browser: leave it out, or use Client(adapter="local")',
         )
+    if options.profile is not None:
+        raise UnsupportedOperation(
+            operation="profile",
+            adapter=adapter,
+            way_out='it is a folder on this machine: keep logins in cookie_file=, or use Client(adapter="local")',
+        )
     if options.cookie_scope == "all":
         raise UnsupportedOperation(
             operation='cookie_scope="all"',
