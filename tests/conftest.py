@@ -25,6 +25,8 @@ pytest.register_assert_rewrite("lifecycle.testing.contract", "lifecycle.testing.
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lifecycle.testing.ways import Way
+
 # Examples take what a shared machine gives them; in CI they are the same each time, so that a red run can be repeated.
 hypothesis.settings.register_profile("default", deadline=None, database=None, print_blob=True)
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
@@ -226,6 +228,19 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     request.config.stash[SITE] = server
     yield server
     server.stop()
+
+
+# --- both clients -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sync", "async"])
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    """The sync and the async client, one after the other; see `both_ways`."""
+    from both_ways import WAYS  # here: some tests are about what is imported
+
+    way = WAYS[request.param]()
+    yield way
+    way.finish()
 
 
 # --- what was shown -----------------------------------------------------------------------------------------------

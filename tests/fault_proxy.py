@@ -32,6 +32,9 @@ ENDPOINTS = {
 }
 
 
+GARBAGE = b"\x16\x03\x01\x02\x00 this is no HTTP \xff\xfe\r\n\r\n"
+
+
 class FaultProxy:
     """The proxy; it runs on a loop of its own until `stop`.
 
@@ -106,7 +109,8 @@ class FaultProxy:
         answer = await self._forward(request)
         if kind == "duplicate":
             answer = await self._forward(request)
-        half = answer[: answer.index(b"\r\n\r\n") + 4 + (len(answer) - answer.index(b"\r\n\r\n") - 4) // 2]
+        head, _, body = answer.partition(b"\r\n\r\n")
+        half = head + b"\r\n\r\n" + body[: len(body) // 2]
         if kind in (None, "duplicate"):
             writer.write(answer)
         elif kind == "drip":
@@ -117,14 +121,8 @@ class FaultProxy:
         elif kind == "stall":
             await reader.read()  # until the client has had enough
             return False
-        elif kind == "garbage":
-            writer.write(b"\x16\x03\x01\x02\x00 this is no HTTP \xff\xfe\r\n\r\n")
-            await writer.drain()
-            writer.write_eof()
-            await reader.read()
-            return False
-        elif kind == "half-close":
-            writer.write(half)
+        elif kind in ("garbage", "half-close"):
+            writer.write(half if kind == "half-close" else GARBAGE)
             await writer.drain()
             writer.write_eof()
             await reader.read()

@@ -7,10 +7,10 @@ import os
 import re
 import signal
 import subprocess
-import time
 from urllib.parse import urlsplit
 
 from cdp_client import Ws
+from waiting import until
 
 from lifecycle_adapters.local import find_browser
 
@@ -43,11 +43,3 @@ class Foreign:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not (got := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return got

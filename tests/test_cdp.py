@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from browser_rig import Rig, RigHost, Session
 from cdp_client import Ws
-from foreign_browser import Foreign, until
+from foreign_browser import Foreign
+from waiting import until
 
 from lifecycle import Client, State
 from lifecycle.config import parse_options

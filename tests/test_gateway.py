@@ -21,6 +21,7 @@ from browser_rig import Rig
 from cdp_client import Ws
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -761,13 +762,6 @@ def test_counting_holds_nothing_up_for_long(browser):
         a.send("Target.disposeBrowserContext", {"browserContextId": "TWO"})
         browser.next("Target.disposeBrowserContext")
         assert time.monotonic() - began < 1
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 # --- the thread ---------------------------------------------------------------------------------------------------

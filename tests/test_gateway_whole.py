@@ -10,7 +10,8 @@ import time
 import pytest
 from browser_rig import Rig
 from cdp_client import Ws
-from test_gateway import FakeBrowser, refused, until
+from test_gateway import FakeBrowser, refused
+from waiting import until
 from websockets.asyncio.server import serve
 
 from lifecycle.errors import BackendError, ConnectionLost

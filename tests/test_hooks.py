@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from both_ways import PATIENCE, WAYS, FailingStore, eventually
+from both_ways import PATIENCE, FailingStore, eventually
 
 from lifecycle import (
     AsyncClient,
@@ -33,13 +33,6 @@ from lifecycle.states import CloseReason
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import Fault, MemoryAdapter
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    way = WAYS[request.param]()
-    yield way
-    way.finish()
 
 
 def hook_results(records):

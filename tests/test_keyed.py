@@ -19,13 +19,6 @@ from lifecycle.states import Event
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
 
-@pytest.fixture(params=WAYS)
-def way(request):
-    way = WAYS[request.param]()
-    yield way
-    way.finish()
-
-
 @pytest.fixture
 def url(tmp_path):
     return f"sqlite:///{tmp_path / 'x.db'}"
@@ -232,24 +225,27 @@ def test_the_key_of_a_killed_process_is_taken_over(racers, url):
 # --- a service ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_session_of_a_service_is_found_by_its_key(way, url):
+@pytest.fixture
+def service():
+    """A server on a memory adapter, and an adapter of it; to be asked for before the clients, which end first."""
     behind = MemoryAdapter()
     with running(adapter=behind, store="memory:") as server, remote(server) as adapter:
-        first = way.client(adapter=adapter, store=url).Session(idempotency_key="job").start()
-        second = way.client(adapter=adapter, store=url).Session(idempotency_key="job").start()
-        assert (first.made, second.made, first.session_id) == (True, False, second.session_id)
-        assert len(behind.live) == 1
-        first.detach()  # it goes on at its service, and so does its key
-        third = way.client(adapter=adapter, store=url).Session(idempotency_key="job").start()
-        assert third.made is False
-        third.stop()
-        assert way.client(adapter=adapter, store=url).Session(idempotency_key="job").start().made is True
-        way.finish()
-        way.clients.clear()
-        if way.is_async:
-            way.__init__()
+        yield behind, adapter
     assert behind.live == []
+
+
+@pytest.mark.slow
+def test_a_session_of_a_service_is_found_by_its_key(service, way, url):
+    behind, adapter = service
+    first = way.client(adapter=adapter, store=url).Session(idempotency_key="job").start()
+    second = way.client(adapter=adapter, store=url).Session(idempotency_key="job").start()
+    assert (first.made, second.made, first.session_id) == (True, False, second.session_id)
+    assert len(behind.live) == 1
+    first.detach()  # it goes on at its service, and so does its key
+    third = way.client(adapter=adapter, store=url).Session(idempotency_key="job").start()
+    assert third.made is False
+    third.stop()
+    assert way.client(adapter=adapter, store=url).Session(idempotency_key="job").start().made is True
 
 
 @pytest.mark.slow

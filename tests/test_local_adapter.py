@@ -24,6 +24,7 @@ from types import SimpleNamespace
 import pytest
 from browser_rig import Rig, RigHost, Session
 from playwright.sync_api import sync_playwright
+from waiting import until
 
 from lifecycle.config import parse_options
 from lifecycle.cookies import Cookie
@@ -58,14 +59,6 @@ def page_of(playwright, session: Session):
         yield browser.contexts[0].pages[0]
     finally:
         browser.close()
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return result
 
 
 def naming(text: str) -> list[str]:

@@ -38,13 +38,6 @@ from lifecycle_adapters.memory import Fault, MemoryAdapter
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["sync", "async"])
-def way(request):
-    way = WAYS[request.param]()
-    yield way
-    way.finish()
-
-
 def in_thread(call):
     """What `call` returned or raised, from a thread of its own."""
     answers: queue.SimpleQueue[object] = queue.SimpleQueue()

@@ -6,16 +6,8 @@ import json
 
 import children
 import pytest
-from both_ways import WAYS
 
 from lifecycle import Client, ConfigError, SessionClosed
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    way = WAYS[request.param]()
-    yield way
-    way.finish()
 
 
 def test_it_is_plain_json_without_secrets(way, tmp_path):

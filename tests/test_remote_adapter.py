@@ -13,7 +13,7 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from both_ways import PATIENCE, WAYS, eventually, in_threads
+from both_ways import PATIENCE, eventually, in_threads
 from remote_service import KEY, RemoteService
 
 from lifecycle import (
@@ -65,13 +65,6 @@ def close(adapter) -> None:
         await adapter.aclose()
 
     supervisor().call(work)
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    way = WAYS[request.param]()
-    yield way
-    way.finish()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import types
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from both_ways import PATIENCE, WAYS, eventually, in_threads
+from both_ways import PATIENCE, eventually, in_threads
 
 import lifecycle
 from lifecycle import (
@@ -44,13 +44,6 @@ from lifecycle.states import CloseReason, Event, Guard, InFlight, State
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import Fault, MemoryAdapter
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    way = WAYS[request.param]()
-    yield way
-    way.finish()
 
 
 @pytest.fixture

@@ -145,6 +145,13 @@ class AdapterContract:
         if self.alive(adapter) is not None:
             eventually(lambda: self.alive(adapter) == 0, "the browsers are gone")
 
+    def timed_out(self, session: Any, reason: CloseReason) -> None:
+        """Wait for the end of a session whose deadline has passed."""
+        told = session.wait_ended(timeout=PATIENCE)
+        assert (told.status, told.close_reason) == (State.TIMED_OUT, reason)
+        with pytest.raises(SessionTimedOut):
+            session.get_cookies()
+
     # --- what it says of itself -------------------------------------------------------------------------------------
 
     def test_it_is_an_adapter_and_declares_known_capabilities(self, adapter: Adapter) -> None:
@@ -264,10 +271,7 @@ class AdapterContract:
             .start()
         )
         clock.advance(61)
-        told = session.wait_ended(timeout=PATIENCE)
-        assert (told.status, told.close_reason) == (State.TIMED_OUT, CloseReason.IDLE_TIMEOUT)
-        with pytest.raises(SessionTimedOut):
-            session.get_cookies()
+        self.timed_out(session, CloseReason.IDLE_TIMEOUT)
         self.gone(adapter)
 
     def test_it_is_used_and_ends_all_the_same(self, way: Way, adapter: Adapter, store: str) -> None:
@@ -282,10 +286,7 @@ class AdapterContract:
         clock.advance(30)
         assert session.state is State.ACTIVE
         clock.advance(2)
-        told = session.wait_ended(timeout=PATIENCE)
-        assert (told.status, told.close_reason) == (State.TIMED_OUT, CloseReason.MAX_DURATION)
-        with pytest.raises(SessionTimedOut):
-            session.get_cookies()
+        self.timed_out(session, CloseReason.MAX_DURATION)
         self.gone(adapter)
 
     def test_the_longest_duration_moves_where_it_can(self, client: Any) -> None:
