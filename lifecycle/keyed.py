@@ -76,8 +76,7 @@ async def get_or_create(core: ClientCore, att: Attachment) -> Holding | None:
     until = loop.time() + att.options.start_timeout_minutes * 60
     void: str | None = None
     while att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING and not att.guest:
-        replacing = void
-        held = await core.read(lambda s, r=replacing: s.claim(claim, replacing=r))  # type: ignore[misc]
+        held = await _claim(core, claim, void)
         if held is None:
             att.made = True
             return Holding(core, att, claim)
@@ -97,6 +96,10 @@ async def get_or_create(core: ClientCore, att: Attachment) -> Holding | None:
         else:
             await asyncio.sleep(LOOK_EVERY)
     return None
+
+
+async def _claim(core: ClientCore, claim: Claim, replacing: str | None) -> Claim | None:
+    return await core.read(lambda s: s.claim(claim, replacing=replacing))
 
 
 async def _stands(core: ClientCore, att: Attachment, held: Claim) -> tuple[str | None, bool]:

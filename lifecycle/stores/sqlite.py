@@ -133,6 +133,12 @@ _INSERT: Final = (
     "at, terminal, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _CLAIMED: Final = tuple(f.name for f in fields(Claim))
+_CLAIM: Final = (
+    f"INSERT INTO claims ({', '.join(_CLAIMED)}) VALUES ({', '.join('?' * len(_CLAIMED))}) "  # noqa: S608
+    f"ON CONFLICT (adapter, key) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _CLAIMED)} "
+    "WHERE claims.attachment_id IN (excluded.attachment_id, ?)"
+)
+_HELD: Final = f"SELECT {', '.join(_CLAIMED)} FROM claims WHERE adapter = ? AND key = ?"  # noqa: S608 - as above
 _COLUMNS: Final = tuple(f.name for f in fields(SessionRow))
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
 _PUT: Final = (
@@ -261,18 +267,9 @@ class SQLiteStore:
         Raises:
             StoreError: Nothing was written.
         """
-        marks, names = ", ".join("?" * len(_CLAIMED)), ", ".join(_CLAIMED)
         with self._file.use() as db, _transaction(db):
-            db.execute(
-                f"INSERT INTO claims ({names}) VALUES ({marks}) ON CONFLICT (adapter, key) DO UPDATE SET "  # noqa: S608
-                f"{', '.join(f'{c} = excluded.{c}' for c in _CLAIMED)} "
-                "WHERE claims.attachment_id IN (excluded.attachment_id, ?)",
-                (*(getattr(claim, name) for name in _CLAIMED), replacing),
-            )
-            found = db.execute(
-                f"SELECT {names} FROM claims WHERE adapter = ? AND key = ?",  # noqa: S608 - names of our own
-                (claim.adapter, claim.key),
-            ).fetchone()
+            db.execute(_CLAIM, (*(getattr(claim, name) for name in _CLAIMED), replacing))
+            found = db.execute(_HELD, (claim.adapter, claim.key)).fetchone()
         held = Claim(**dict(zip(_CLAIMED, found, strict=True)))
         return None if held.attachment_id == claim.attachment_id else held
 

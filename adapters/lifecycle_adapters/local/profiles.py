@@ -247,7 +247,7 @@ def _make_root(base: Path) -> _Root:
     """A new root below `base`, locked."""
     while True:
         folder = base / f"{os.getpid()}-{secrets.token_hex(4)}"
-        fd = _take(_lock_of(folder), create=True)
+        fd = _take(_lock_of(folder), os.O_CREAT | os.O_EXCL)
         if fd is None:
             continue  # a sweeper was there between the opening and the lock
         try:
@@ -260,13 +260,17 @@ def _make_root(base: Path) -> _Root:
         return _Root(folder, fd)
 
 
-def _take(file: Path, *, create: bool) -> int | None:
-    """The descriptor that holds the lock in `file`, or None when somebody else has it or the file is gone."""
+def _take(file: Path, create: int = 0) -> int | None:
+    """The descriptor that holds the lock in `file`, or None when somebody else has it or the file is gone.
+
+    Args:
+        file: The file.
+        create: ``os.O_CREAT`` to make it where there is none, with ``os.O_EXCL`` to take none that is there already.
+    """
     import fcntl  # noqa: PLC0415 - there is none on Windows, where this is never called
 
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if create else 0)
     try:
-        fd = os.open(file, flags, 0o600)
+        fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | create, 0o600)
     except (FileNotFoundError, FileExistsError):
         return None
     try:
@@ -289,18 +293,10 @@ class ProfileInUse(Exception):  # noqa: N818 - never leaves this package
 
 def _hold(kept: Path) -> int:
     """The descriptor that holds the lock in a kept profile. Silent when the folder is there already."""
-    import fcntl  # noqa: PLC0415 - there is none on Windows, where this is never called
-
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(kept / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        os.close(fd)
-        raise ProfileInUse(str(kept)) from e
-    except BaseException:
-        os.close(fd)
-        raise
+    fd = _take(kept / LOCK_NAME, os.O_CREAT)
+    if fd is None:
+        raise ProfileInUse(str(kept))
     forks.keep(fd)
     return fd
 
@@ -316,7 +312,7 @@ def _let_go(lock: int) -> None:
 def _sweep_root(root: Path) -> bool:
     """Remove `root` if its owner is gone."""
     lock = _lock_of(root)
-    fd = _take(lock, create=False)
+    fd = _take(lock)
     if fd is None and lock.exists():
         return False  # its owner lives
     try:

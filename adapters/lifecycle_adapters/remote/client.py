@@ -55,9 +55,6 @@ _CONNECTIONS: Final = 20
 Source: `AsyncConnectionPool._assign_requests_to_connections` of httpcore looks at every request for every connection.
 """
 
-_LACKING: Final = ("operation", "way_out")
-"""Fields of the answer to what a server can't do."""
-
 _inherited: Final[list[object]] = []
 """Clients of a forked parent. Never finalized: the numbers of their sockets may be used by others in this process."""
 
@@ -141,7 +138,7 @@ class Service:
         # Made here, in the thread of whoever makes the adapter: it reads a file of certificates.
         self._ssl = httpx.create_ssl_context() if base_url.startswith("https:") else False
         self._pool: httpx.AsyncClient | None = None
-        self._turn = asyncio.Semaphore(_CONNECTIONS)
+        self._turn: asyncio.Semaphore  # made together with the pool
         self._pid = 0
         self._dropped: weakref.finalize[..., Any] | None = None
         self._ahead = timedelta()
@@ -279,10 +276,12 @@ class Service:
         told = answer.data
         if not isinstance(told, Mapping) or told.get("error") != "UnsupportedOperation":
             return None
-        operation, way_out = (plain(str(told.get(name, "")).replace(self._key, "...")) for name in _LACKING)
-        return UnsupportedOperation(
-            operation=operation or "this", adapter="remote", way_out=f"the service at {self.host} says: {way_out}"
-        )
+
+        def said(name: str) -> str:
+            return plain(str(told.get(name, "")).replace(self._key, "..."))
+
+        way_out = f"the service at {self.host} says: {said('way_out')}"
+        return UnsupportedOperation(operation=said("operation") or "this", adapter="remote", way_out=way_out)
 
     # --- the pool -----------------------------------------------------------------------------------------------
 
