@@ -268,15 +268,15 @@ class ClientCore:
             from lifecycle.keyed import get_or_create  # noqa: PLC0415 - only sessions with a key need it
 
             key = await get_or_create(self, att)
-        self.check_open()  # after the waits on the way, in which the client may be closed
-        if self.supervisor.exiting:
-            msg = "the interpreter is ending, so a session that starts now would have no end"
-            raise UsageError(msg)
-        if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:  # else it is refused
-            self.active[att.attachment_id] = att
-            if not att.guest and att.session_id is not None:
-                self.supervisor.registry(att).setdefault(att.session_id, (self, att))
         try:
+            self.check_open()  # after the waits on the way, in which the client may be closed
+            if self.supervisor.exiting:
+                msg = "the interpreter is ending, so a session that starts now would have no end"
+                raise UsageError(msg)
+            if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:  # else it is refused
+                self.active[att.attachment_id] = att
+                if not att.guest and att.session_id is not None:
+                    self.supervisor.registry(att).setdefault(att.session_id, (self, att))
             await self.flow.start(att, caller)
         finally:
             if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING:

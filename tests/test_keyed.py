@@ -13,8 +13,18 @@ import pytest
 from both_ways import PATIENCE, WAYS, eventually
 from server_rig import remote, running
 
-from lifecycle import Client, ConfigError, InvalidTransition, LifecycleError, SessionClosed, StartFailed, State
+from lifecycle import (
+    Client,
+    ConfigError,
+    InvalidTransition,
+    LifecycleError,
+    SessionClosed,
+    StartFailed,
+    State,
+    UsageError,
+)
 from lifecycle.audit import RecordKind
+from lifecycle.engine import supervisor
 from lifecycle.states import Event
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
@@ -88,6 +98,13 @@ def test_a_start_that_fails_leaves_the_key_to_the_next(way, url):
     with pytest.raises(StartFailed):
         client.Session(idempotency_key="job").start()
     assert client.Session(idempotency_key="job").start().made is True
+
+
+def test_a_start_that_is_refused_leaves_the_key_to_the_next(clients, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="interpreter is ending"):
+        patch.setattr(supervisor(), "exiting", True)
+        clients().Session(idempotency_key="job").start()
+    assert clients().Session(idempotency_key="job", start_timeout_minutes=0.1).start().made is True
 
 
 @pytest.fixture
