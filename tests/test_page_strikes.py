@@ -60,10 +60,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the child counts its
 def test_a_signal_handler_may_stop_a_session_whose_page_is_in_use(script: str) -> None:
     """Seen: the handler ran inside Playwright's own event loop, and a call into it there never came back.
 
-    It may strike a call that has not begun to wait for its answer, and then Playwright has nobody to tell that it came.
+    Seen, with many short calls: Playwright complained of the late answer to one that was struck.
     """
     run(
-        playwright_may_complain=True,
+        playwright_may_complain=script != "STUCK",
         body=f"""
     session = client.Session()
     signal.signal(signal.SIGALRM, lambda *_: session.stop())
