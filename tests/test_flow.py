@@ -29,6 +29,7 @@ from lifecycle import (
     StepOutcome,
     StoreError,
 )
+from lifecycle.engine import supervisor
 from lifecycle.flow import DeadlineEntry
 from lifecycle.ports import BackendEnd
 from lifecycle.states import STEPS, CloseReason, InFlight, Step
@@ -515,8 +516,12 @@ def test_a_crash_during_the_start_is_its_failure(world):
 def test_a_second_report_of_an_end_changes_nothing(world):
     w = world()
     session = w.session().start()
-    w.adapter.crash(session.session_id)
-    w.adapter.crash(session.session_id)
+
+    async def crash_twice(_):  # in one go, or the session may be released in between
+        w.adapter.crash(session.session_id)
+        w.adapter.crash(session.session_id)
+
+    supervisor().call(crash_twice)
     session.wait_ended(timeout=PATIENCE)
     assert [r.kind for r in w.records(session) if r.event is Event.FAIL] == [INTENT, COMMIT]
 
