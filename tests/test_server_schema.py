@@ -22,7 +22,8 @@ ROUTES = {
     ("/sessions/{session_id}/auth", "GET"), ("/sessions/{session_id}/cookies", "GET"),
     ("/sessions/{session_id}/cookies", "POST"), ("/sessions/{session_id}/debug", "GET"),
     ("/sessions/{session_id}/debug/tab", "GET"), ("/sessions/{session_id}/replay", "GET"),
-    ("/sessions/{session_id}/stop", "DELETE"),
+    ("/sessions/{session_id}/page/execute", "POST"), ("/sessions/{session_id}/page/observe", "POST"),
+    ("/sessions/{session_id}/page/scrape", "POST"), ("/sessions/{session_id}/stop", "DELETE"),
 }  # fmt: skip
 
 
