@@ -25,14 +25,15 @@ LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 
 # Brings an environment to exactly what a lock names: $(call sync,ENVIRONMENT,LOCK). Either way hashes are checked.
-# uv is the quick one; pip knows a registry that only its own configuration names.
-sync = $(BIN)/uv pip sync --quiet --require-hashes --python $(1)/bin/python $(2) || \
+# uv is the quick one; pip knows a registry that only its own configuration names. Byte code is made at once, as pip
+# does: else every process that starts compiles all it imports, where PYTHONDONTWRITEBYTECODE is set.
+sync = $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(1)/bin/python $(2) || \
 	$(BIN)/python -m pip --python $(1)/bin/python install --quiet --require-hashes -r $(2)
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests bench format diagrams lock clean
+.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests campaign bench format diagrams lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -93,13 +94,17 @@ wheel-tests: wheel browser ## the tests, on the built wheel, on each Python pres
 		[ "$$version" != "$$mine" ] || continue; \
 		if python=$$(sh .ci/find-python "$$version" 2>/dev/null); then \
 			echo "== Python $$version"; \
-			sh .ci/test-wheel "$$python" ".venv-test-$$version" -n $(JOBS) --dist worksteal -m "not slow" $(ARGS) || exit 1; \
+			sh .ci/test-wheel "$$python" ".venv-test-$$version" -n $(JOBS) --dist worksteal -m "not slow and not campaign" $(ARGS) || exit 1; \
 		else \
 			echo "== Python $$version is not here, left out"; \
 		fi; \
 	done; \
 	echo "== Python $$mine"; \
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)
+
+campaign: wheel browser ## the tests that take minutes, which `make test` does a part of
+	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) -m campaign $(ARGS)
 
 # --- the rest ---------------------------------------------------------------------------------------------------
 
