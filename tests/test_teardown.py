@@ -300,7 +300,7 @@ def cookies_held():
     return sum(type(thing) is LoadedCookies for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("many", [1000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("many", [1000, pytest.param(10_000, marks=[pytest.mark.campaign, pytest.mark.timeout(300)])])
 def test_ended_sessions_leave_nothing_in_memory(cookie_file, many):
     """No attachment, cookie or context of a caller stays until a deadline that may be a week away."""
     value = contextvars.ContextVar("value")
