@@ -10,7 +10,11 @@ and what is printed is the ratio, the spread of both sides, and the ratio that i
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import dataclasses
+import itertools
+import json
 import os
 import socket
 import statistics
@@ -19,11 +23,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from http.cookiejar import MozillaCookieJar
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lifecycle import Client
+from lifecycle import AsyncClient, Client, Cookie
 from lifecycle.config import parse_options
+from lifecycle.cookies import read_cookie_file, save_cookie_file
 from lifecycle_adapters.local.find import find_browser
 from lifecycle_adapters.local.launch import switches
 
@@ -219,6 +226,57 @@ def bench_memory(rounds: int) -> None:
                 print(f"     one operation across the boundary: {_ms(took)}", flush=True)
 
 
+def bench_many(rounds: int) -> None:
+    """What one session costs where ten thousand are live, beside where one thousand are."""
+
+    async def lives(count: int) -> float:
+        async with AsyncClient(adapter="memory", store="memory:") as client:
+            sessions = [client.Session(timeout_minutes=60) for _ in range(count)]
+            began = time.perf_counter()
+            for calls in ([s.start for s in sessions], [s.stop for s in sessions]):
+                for first in range(0, count, 500):
+                    await asyncio.gather(*(call() for call in calls[first : first + 500]))
+            return (time.perf_counter() - began) / count
+
+    compare(
+        "a session among 10,000 live ones", lambda: asyncio.run(lives(10_000)), lambda: asyncio.run(lives(1_000)),
+        rounds=max(2, rounds // 4), aim=1.25, against="one among 1,000",
+    )  # fmt: skip
+
+
+def bench_cookies(rounds: int) -> None:
+    """3,000 cookies read, merged and saved, beside the standard library's reading and saving of the same file."""
+    later = int(time.time()) + 10_000
+    jar = [
+        Cookie(name=f"n{i}", value="v" * 60, domain=f".d{i % 50}.com", expires=later + i, secure=True, same_site="Lax")
+        for i in range(3_000)
+    ]
+    changed = [dataclasses.replace(c, value="w") if i % 3 == 0 else c for i, c in enumerate(jar)]
+
+    def plain(path: Path) -> None:
+        if path.suffix == ".json":
+            content = json.dumps(json.loads(path.read_text()))
+            path.with_suffix(".new").write_text(content)
+        else:
+            cookies = MozillaCookieJar(str(path))
+            cookies.load(ignore_discard=True)
+            cookies.save(str(path.with_suffix(".new")), ignore_discard=True)
+        path.with_suffix(".new").replace(path)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, peer in (("cookies.json", "bare json"), ("cookies.txt", "MozillaCookieJar")):
+            path, other = Path(folder, name), Path(folder, f"other-{name}")
+            for file in (path, other):
+                save_cookie_file(read_cookie_file(file), jar)
+            turn = itertools.cycle((changed, jar))
+            compare(
+                f"3,000 cookies read and saved, {name}",
+                lambda p=path, t=turn: timed(lambda: save_cookie_file(read_cookie_file(p), next(t))),  # type: ignore[misc]
+                lambda o=other: timed(lambda: plain(o)),  # type: ignore[misc]
+                rounds=rounds, aim=10, against=peer,
+            )  # fmt: skip
+
+
 # --- a service ----------------------------------------------------------------------------------------------------
 
 STORY = """
@@ -286,7 +344,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=9)
     benches = {"import": bench_import, "start": bench_start, "page": bench_page, "memory": bench_memory}
-    benches["server"] = bench_server
+    benches |= {"many": bench_many, "cookies": bench_cookies, "server": bench_server}
     parser.add_argument("--only", choices=sorted(benches))
     chosen = parser.parse_args()
     for name, bench in benches.items():

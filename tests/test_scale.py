@@ -1,4 +1,7 @@
-"""Many sessions at once in one process: they cost no thread, no descriptor and little time each."""
+"""Many sessions at once in one process: they cost no thread and no descriptor, and none is lost.
+
+What they cost in time is measured, beside few sessions, by `make bench`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import asyncio
 import gc
 import os
 import threading
-import time
 from collections import Counter
 
 import pytest
@@ -18,9 +20,6 @@ from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import MemoryAdapter
 
 MANY = 10_000
-
-BOUND = 60.0
-"""Seconds of processor time for starting and ending all of them, whoever else uses the machine; about 12 in 2026."""
 
 
 def descriptors():
@@ -57,27 +56,19 @@ def test_ten_thousand_sessions_live_at_once_and_are_stopped():
     Client(adapter=MemoryAdapter(), store="memory:").close()  # the supervisor's threads are there
 
     async def main():
-        began = time.process_time()
         async with AsyncClient(adapter=adapter, store=store) as client:
             await (await client.Session().start()).stop()  # what the process opens once, for all its sessions
             threads, fds = threading.active_count(), descriptors()
             sessions = [client.Session(timeout_minutes=60) for _ in range(MANY)]
             await in_groups([s.start for s in sessions])
-            started = time.process_time() - began
             assert len(adapter.live) == MANY
             assert {s.state for s in sessions} == {State.ACTIVE}
             assert threading.active_count() == threads
             assert descriptors() == fds
-            one = time.process_time()
-            await sessions[MANY // 2].get_cookies()
-            operation = time.process_time() - one
+            assert (await sessions[MANY // 2].get_cookies()) == []
             await in_groups([s.stop for s in sessions])
             assert {s.state for s in sessions} == {State.CLOSED}
             assert threading.active_count() == threads
-            took = time.process_time() - began
-        print(f"{MANY} sessions: {started:.1f} s to start, {took:.1f} s in all, one call {operation * 1000:.1f} ms")
-        assert took < BOUND
-        assert operation < 1.0
 
     asyncio.run(main())
     check(store, adapter, State.CLOSED, CloseReason.MANUAL, count=MANY + 1)
@@ -85,33 +76,30 @@ def test_ten_thousand_sessions_live_at_once_and_are_stopped():
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_ten_thousand_sessions_expire_in_one_moment():
+@pytest.mark.parametrize("many", [1_000, pytest.param(MANY, marks=pytest.mark.campaign)])
+def test_sessions_expire_by_the_thousand_in_one_moment(many):
     adapter, store, clock = MemoryAdapter(), MemoryStore(), ManualClock()
     before = threading.active_count()
     with Client(adapter=adapter, store=store, clock=clock) as client:
 
         async def start():
             core = client._core
-            sessions = [client.Session(timeout_minutes=1) for _ in range(MANY)]
+            sessions = [client.Session(timeout_minutes=1) for _ in range(many)]
 
             async def work(caller):
-                for begin in range(0, MANY, 500):
+                for begin in range(0, many, 500):
                     await asyncio.gather(*(core.start(s._att, caller) for s in sessions[begin : begin + 500]))
 
             await core.supervisor.acall(work)
             return sessions
 
         sessions = asyncio.run(start())
-        assert len(adapter.live) == MANY
-        began = time.process_time()
+        assert len(adapter.live) == many
         clock.advance(61)
         for session in sessions:
             assert session.wait_ended(timeout=200).status is State.TIMED_OUT
-        took = time.process_time() - began
-        print(f"{MANY} sessions expired in {took:.1f} s of processor time")
-        assert took < BOUND
     assert threading.active_count() <= before + 20
-    check(store, adapter, State.TIMED_OUT, CloseReason.IDLE_TIMEOUT, count=MANY)
+    check(store, adapter, State.TIMED_OUT, CloseReason.IDLE_TIMEOUT, count=many)
 
 
 @pytest.mark.slow
@@ -124,9 +112,7 @@ def test_closing_the_client_ends_all_of_them():
         client = AsyncClient(adapter=adapter, store=store)
         sessions = [client.Session(timeout_minutes=60) for _ in range(fewer)]
         await in_groups([s.start for s in sessions])
-        began = time.process_time()
         await client.close()
-        assert time.process_time() - began < BOUND
         assert {s.state for s in sessions} == {State.CLOSED}
 
     asyncio.run(main())
