@@ -20,7 +20,7 @@ import uvicorn
 
 from lifecycle.engine import supervisor
 from lifecycle.server import create_app
-from lifecycle.server.run import _Server, listen
+from lifecycle.server.run import GRACE, NO_SOCKETS, SOCKETS, _Server, listen
 from lifecycle_adapters.remote import RemoteAdapter
 
 if TYPE_CHECKING:
@@ -77,7 +77,11 @@ def running(*, token: str | None = TOKEN, **options: Any) -> Iterator[Running]:
     app = create_app(token=token, **options)
     ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     with listen("127.0.0.1", 0) as listening:
-        config = uvicorn.Config(app, access_log=False, log_config=None, log_level="warning", ws="none", lifespan="on")
+        sockets = SOCKETS if options.get("allow_remote") else NO_SOCKETS
+        config = uvicorn.Config(
+            app, access_log=False, log_config=None, log_level="warning", lifespan="on",
+            timeout_graceful_shutdown=GRACE, **sockets,
+        )  # fmt: skip
         server = _Server(config, lambda: ready.put(None))
 
         def run() -> None:

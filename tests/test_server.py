@@ -28,7 +28,7 @@ from lifecycle.identity import boot_id, host_name
 from lifecycle.ports import SessionRow
 from lifecycle.server import create_app
 from lifecycle.server.addresses import over_the_wire, why_private
-from lifecycle.server.guard import Guard, Keys
+from lifecycle.server.guard import Guard, Keys, Names
 from lifecycle.server.hosting import Hosting
 from lifecycle.server.models import StartRequest
 from lifecycle.server.run import listen, serve
@@ -516,9 +516,18 @@ def test_a_token_that_cant_serve_is_refused(token):
     assert not token or token not in str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.com", ""])
-def test_other_hosts_are_refused_with_the_reason(host):
-    with pytest.raises(ConfigError, match="loopback"):
+@pytest.mark.parametrize(
+    ("host", "word"),
+    [
+        ("0.0.0.0", "--allow-remote"),
+        ("192.168.1.5", "--allow-remote"),
+        ("::", "--allow-remote"),
+        ("example.com", "an address of this machine"),
+        ("", "an address of this machine"),
+    ],
+)
+def test_other_hosts_are_refused_with_the_reason(host, word):
+    with pytest.raises(ConfigError, match=word):
         serve(host=host, adapter="memory", store="memory:")
 
 
@@ -558,7 +567,7 @@ def test_who_is_refused_is_let_finish_before_the_answer():
 
         headers = [(b"host", b"localhost"), (b"content-length", b"3")]
         scope = {"type": "http", "method": "POST", "path": "/sessions/start", "query_string": b"", "headers": headers}
-        await Guard(None, Keys(TOKEN))(scope, receive, send)
+        await Guard(None, Keys(TOKEN), Names())(scope, receive, send)
 
     asyncio.run(story())
     assert told == ["part", "part", "part", "http.response.start", "http.response.body"]
@@ -771,7 +780,10 @@ def test_a_token_that_was_given_is_not_printed():
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--host", "0.0.0.0"], "loopback"),
+        (["--host", "0.0.0.0"], "--allow-remote"),
+        (["--allow-remote", "--no-token"], "token"),
+        (["--public-url", "https://a.example"], "allow_remote"),
+        (["--allow-remote", "--public-url", "a.example"], "https://HOST"),
         (["--token", "short"], "token"),
         (["--token", TOKEN, "--no-token"], "no_token"),
         (["--adapter", "memroy"], "memory"),

@@ -71,6 +71,8 @@ def test_other_cookies_open_nothing(server, value):
 def test_the_index_lists_sessions_and_stops_them(server, browser):
     sign_in(browser)
     assert "No sessions here" in browser.get("/").text
+    assert "http-equiv=refresh" in browser.get("/").text  # there may be some soon
+    assert "http-equiv=refresh" not in browser.get("/?page=2").text
     kept, stopped = (server.start()["session_id"] for _ in range(2))
     page = browser.get("/").text
     assert page.count('<span class="chip active">active</span>') == 2

@@ -184,7 +184,12 @@ def run(
 )
 def serve(
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="The loopback address to listen on.")
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="The address to listen on; one that other machines reach needs --allow-remote.",
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", metavar="N", min=0, max=65535, help="The port; 0 for any that is free.")
@@ -219,11 +224,29 @@ def serve(
         bool,
         typer.Option("--allow-chrome-args", help="Take switches for Chromium from clients, who then can read files."),
     ] = False,
+    allow_remote: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote",
+            help="Let in clients on other machines, with the token, and hand on to the browsers what they send. It is "
+            "not encrypted here: put a proxy that does in front.",
+        ),
+    ] = False,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            "--public-url",
+            metavar="URL",
+            help="Where clients on other machines reach the server, such as https://browsers.example.com. By default "
+            "the name or address that they used.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the session API over HTTP.
 
     For clients in other processes and languages; it is the API that notte-sdk speaks. Prints the two lines to paste
-    where a client runs; the URL is a page that lists the sessions, too. Listens on loopback only.
+    where a client runs; the URL is a page that lists the sessions, too. Listens on loopback, unless --allow-remote
+    lets in clients on other machines.
 
     Ctrl-C and SIGTERM stop every session, save what has to be saved, and end the server.
     """
@@ -238,6 +261,8 @@ def serve(
         no_token=no_token,
         deny_private=deny_private,
         allow_chrome_args=allow_chrome_args,
+        allow_remote=allow_remote,
+        public_url=public_url,
     )
 
 

@@ -29,6 +29,8 @@ def serve(
     no_token: bool,
     deny_private: bool,
     allow_chrome_args: bool,
+    allow_remote: bool,
+    public_url: str | None,
 ) -> None:
     """Serve until a signal asks for the end.
 
@@ -45,7 +47,7 @@ def serve(
         ) from e
     struck = serve_api(
         host=host, port=port, adapter=adapter, store=store, token=token, no_token=no_token, deny_private=deny_private,
-        allow_chrome_args=allow_chrome_args, ready=_tell,
+        allow_chrome_args=allow_chrome_args, allow_remote=allow_remote, public_url=public_url, ready=_tell,
     )  # fmt: skip
     if struck is not None:
         raise Interrupted(struck)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
@@ -16,12 +17,14 @@ from lifecycle.errors import ConfigError
 from lifecycle.journal import library_version
 from lifecycle.ports import Adapter, Store
 from lifecycle.server.addresses import over_the_wire
-from lifecycle.server.guard import Guard, Keys
+from lifecycle.server.guard import Guard, Keys, Names
 from lifecycle.server.hosting import Hosting
 from lifecycle.server.models import Health
 from lifecycle.server.operations import router as operations
 from lifecycle.server.pages import router as pages
 from lifecycle.server.problems import HANDLERS
+from lifecycle.server.relay import Relay
+from lifecycle.server.relay import router as relay
 from lifecycle.server.sessions import router as sessions
 
 __all__ = ["create_app"]
@@ -53,11 +56,14 @@ def create_app(
     store: str | Store | None = None,
     deny_private: bool = False,
     allow_chrome_args: bool = False,
+    allow_remote: bool = False,
+    public_url: str | None = None,
 ) -> FastAPI:
     """The session API as an ASGI application.
 
-    It answers requests to loopback names only, since the browsers it hands out are reached on loopback. Its shutdown
-    stops the sessions that it started, and saves what they have to save; run it in a server that does a lifespan.
+    It answers requests to loopback names only, unless clients on other machines are let in. Its shutdown stops the
+    sessions that it started, and saves what they have to save; run it in a server that does a lifespan, and with
+    `allow_remote` one that does WebSockets.
 
     Args:
         token: What clients send as ``Authorization: Bearer``; None to ask for nothing.
@@ -66,11 +72,17 @@ def create_app(
         store: The store of the application's own client; see `AsyncClient`.
         deny_private: Refuse operations that lead to private addresses.
         allow_chrome_args: Take switches for Chromium from clients. They can read files and run programs.
+        allow_remote: Let in clients on other machines, which have to send the token, and let them reach the browsers
+            through this server: its answers tell the addresses below ``/browser/``.
+        public_url: Where clients reach this server, such as ``https://browsers.example.com``; by default at the name
+            or address that their requests are sent to.
 
     Raises:
-        ConfigError: The token is too short, or the adapter or the store is not allowed.
+        ConfigError: The token is too short, clients on other machines would need none, or the adapter, the store or
+            the URL is not allowed.
     """
     keys = Keys(check_token(token))
+    names = _names(keys, allow_remote=allow_remote, public_url=public_url)
     if client is not None and (adapter is not None or store is not None):
         raise ConfigError(option="client", value="(given)", allowed="a client, or an adapter and a store, not both")
     serving = client if client is not None else AsyncClient(adapter=adapter, store=store)
@@ -94,13 +106,36 @@ def create_app(
     )
     app.state.hosting = hosting
     app.state.keys = keys
+    app.state.relay = Relay(public_url) if allow_remote else None
     app.state.trouble = None
     for router in (sessions, operations):
         app.include_router(router, dependencies=[Security(HTTPBearer(auto_error=False))])
     app.include_router(pages)
+    if allow_remote:
+        app.include_router(relay)
     app.add_api_route("/health", _health, tags=["server"])
-    app.add_middleware(Guard, keys=keys)
+    app.add_middleware(Guard, keys=keys, names=names)
     return app
+
+
+def _names(keys: Keys, *, allow_remote: bool, public_url: str | None) -> Names:
+    if allow_remote and keys.open:
+        raise ConfigError(option="allow_remote", value=True, allowed="only with a token")
+    if public_url is not None and not _is_address(public_url):
+        raise ConfigError(option="public_url", value=public_url, allowed="https://HOST, or http://HOST:PORT")
+    if public_url is not None and not allow_remote:
+        raise ConfigError(option="public_url", value=public_url, allowed="nothing, unless allow_remote is set")
+    return Names(remote=allow_remote, public_url=public_url)
+
+
+def _is_address(url: str) -> bool:
+    """True for a scheme, a host and perhaps a port, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+    return usable and not (parts.username or parts.path.strip("/") or parts.query or parts.fragment)
 
 
 async def _health() -> Health:

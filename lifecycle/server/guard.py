@@ -1,10 +1,11 @@
 """Who gets in, and with how much: the first thing that sees a request, and the last.
 
-Rule: in this order. The Host names this machine by a loopback name (a page that rebinds its own name to 127.0.0.1
-still sends that name). An Origin, where there is one, is this server's own. The token is right, compared in constant
-time, and stands in the ``Authorization`` header or, for the pages, is proved by a cookie that is not the token; never
-in a query string. The body is within bounds, read to its end before anything looks at it. Whatever fails behind that is
-answered without a word of what it was, and logged by its class.
+Rule: in this order. The Host names this server: by a loopback name or, where clients on other machines are let in, by
+an address or the name that it was told (a page that rebinds its own name to our address still sends that name). An
+Origin, where there is one, is this server's own. The token is right, compared in constant time, and stands in the
+``Authorization`` header or, for the pages, is proved by a cookie that is not the token; never in a query string. (What
+stands below ``/browser/`` asks for secrets of its own.) The body is within bounds, read to its end before anything
+looks at it. Whatever fails behind that is answered without a word of what it was, and logged by its class.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import ipaddress
+import socket
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +28,7 @@ from lifecycle.gateway.policy import host_allowed
 from lifecycle.logs import get_logger
 from lifecycle.server.problems import problem
 
-__all__ = ["COOKIE", "Guard", "Keys"]
+__all__ = ["COOKIE", "PREFIX", "Guard", "Keys", "Names"]
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes that a body may have."""
@@ -39,6 +43,9 @@ DRAIN_BUDGET: Final = 2.0
 """Seconds in which the rest of a body that is refused is thrown away."""
 
 COOKIE: Final = "lifecycle_pages"
+
+PREFIX: Final = "/browser"
+"""Below it stands the gateway, which asks for secrets of its own; see `lifecycle.server.relay`."""
 
 _OPEN: Final = frozenset({"/health"})
 _LOGIN: Final = frozenset({"/", "/ui/login"})
@@ -96,25 +103,71 @@ class Keys:
         return self._token is not None and self._token in text
 
 
+class Names:
+    """What this server is called by those who reach it.
+
+    Args:
+        remote: True where clients on other machines are let in: it may be called by any address.
+        public_url: Where clients reach it, where that is another place than it listens on.
+    """
+
+    def __init__(self, *, remote: bool = False, public_url: str | None = None) -> None:
+        self._remote = remote
+        self._public = urlsplit(public_url or "")
+        self._called = {socket.gethostname().lower()} if remote else set()
+        self._called |= {self._public.hostname} if self._public.hostname else set()
+
+    def host(self, host: str) -> bool:
+        """True for a Host header that names this server; an address can't be rebound, as a name can."""
+        if host_allowed(host):
+            return True
+        try:
+            given = urlsplit(f"//{host}")
+            name, bare = given.hostname or "", given.path == "" and given.username is None and (given.port or 1) > 0
+        except ValueError:
+            return False
+        return bare and (name in self._called or (self._remote and _is_address(name)))
+
+    def origin(self, origin: str, host: str) -> bool:
+        """True for an Origin header of this server's own pages."""
+        own = {f"{scheme}://{host}" for scheme in ("http", "https")}
+        if self._public.netloc:
+            own.add(f"{self._public.scheme}://{self._public.netloc}")
+        return origin.lower() in {o.lower() for o in own}
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 class Guard:
     """ASGI middleware; see the module's rule.
 
     Args:
         app: What it guards.
         keys: Who is let in.
+        names: What the server is called.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, names: Names) -> None:
         self._app = app
         self._keys = keys
+        self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] == "websocket":  # there is none here; a browser's CDP is reached at its own gateway
-            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] == "websocket":
+            if not scope["path"].startswith(f"{PREFIX}/") or self._refuse(scope) is not None:
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self._app(scope, receive, send)
             return
         began = False
 
@@ -145,16 +198,15 @@ class Guard:
         for name, value in scope["headers"]:
             headers.setdefault(name.lower(), []).append(value)
         hosts = [host.decode("latin-1") for host in headers.get(b"host", [])]
-        if len(hosts) != 1 or not host_allowed(hosts[0]):
-            return problem(403, "the Host header has to name 127.0.0.1 or localhost", error="Forbidden")
-        own = {f"{scheme}://{hosts[0]}".lower() for scheme in ("http", "https")}
-        if any(origin.decode("latin-1").lower() not in own for origin in headers.get(b"origin", [])):
+        if len(hosts) != 1 or not self._names.host(hosts[0]):
+            return problem(403, "the Host header does not name this server", error="Forbidden")
+        if not all(self._names.origin(o.decode("latin-1"), hosts[0]) for o in headers.get(b"origin", [])):
             return problem(403, "pages of other sites may not use this server", error="Forbidden")
         if self._keys.inside(scope.get("query_string", b"")) or self._keys.inside(scope["path"].encode()):
             text = "the token was sent in the URL, where logs keep it: send it as Authorization: Bearer, and change it"
             return problem(400, text, error="BadRequest")
         path = scope["path"]
-        if path in _OPEN:
+        if path in _OPEN or path.startswith(f"{PREFIX}/"):
             return None
         if path == "/" or path.startswith("/ui/"):
             signed_in = self._keys.signed_in(headers) or self._keys.bearer(headers)

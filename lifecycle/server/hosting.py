@@ -175,7 +175,7 @@ class Hosting:
         async with self.client.Session(session_id, on_exit="detach") as session:
             yield session
 
-    def answer(self, status: SessionStatus, page_url: str, *, created: bool | None = None) -> SessionAnswer:
+    def answer(self, status: SessionStatus, *, created: bool | None = None) -> SessionAnswer:
         """A session in the words of the wire."""
         fields = session_fields(status)
         hosted = self._hosted.get(status.session_id or "")
@@ -190,7 +190,7 @@ class Hosting:
                 "not_done": hosted.not_done,
             }
             if not status.status.terminal:
-                fields |= {"cdp_url": hosted.cdp_url, "viewer_url": hosted.session.viewer_url or page_url}
+                fields |= {"cdp_url": hosted.cdp_url, "viewer_url": hosted.session.viewer_url}
             elif fields["close_reason"] == "manual" and hosted.told_reason is not None:
                 fields["close_reason"] = hosted.told_reason
         return SessionAnswer(**fields, created=created)

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from lifecycle.audit import RecordKind, StepOutcome
 from lifecycle.errors import ConfigError, LifecycleError
 from lifecycle.server.guard import COOKIE
+from lifecycle.server.relay import public_address
 from lifecycle.server.sessions import hosting_of
 from lifecycle.states import State
 
@@ -38,7 +39,7 @@ RECORDS: Final = 500
 """Records of a session that its page shows, the newest."""
 
 REFRESH: Final = 5
-"""Seconds after which a page with something active on it is asked for again."""
+"""Seconds after which a page that may have changed by itself is asked for again."""
 
 router: Final = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -67,7 +68,7 @@ async def index(
     turns += f'<a href="/?{kept}page={page + 1}">older</a>' if len(found) > PAGE else ""
     body = f"<nav class=tabs aria-label=States>{tabs}</nav><section>{table if shown else empty}</section>"
     body += f"<nav class=turns aria-label=Pages>{turns}</nav>" if turns else ""
-    return _page("Sessions", body, refresh=any(not s.status.terminal for s in shown), keys=_keys(request))
+    return _page("Sessions", body, refresh=page == 1, keys=_keys(request))
 
 
 @router.post("/ui/login")
@@ -100,6 +101,7 @@ async def session_page(request: Request, session_id: Annotated[str, Path(max_len
         return _page("No such session", "<section><p class=empty>There is no session with this id.</p></section>", 404)
     hosted = hosting.find(session_id)
     view = hosted.session.viewer_url if hosted is not None and not status.status.terminal else None
+    view = public_address(request, view)
     records = await _records(request, session_id)
     body = f"<section>{_facts(status, view)}</section><section><h2>Transition log</h2>{_log(records)}</section>"
     title = status.name or "Session"

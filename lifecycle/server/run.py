@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import secrets
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
 from lifecycle.errors import ConfigError
+from lifecycle.gateway.policy import MAX_MESSAGE
 from lifecycle.ports import Adapter, Store
 from lifecycle.server.app import check_token, create_app
 
@@ -29,6 +31,13 @@ __all__ = ["Serving", "serve"]
 
 GRACE: Final = 10
 """Seconds that requests in flight have once the end is asked for."""
+
+SOCKETS: Final[dict[str, Any]] = {
+    "ws": "websockets-sansio", "ws_max_size": MAX_MESSAGE, "ws_ping_interval": None, "ws_per_message_deflate": False,
+}  # fmt: skip
+"""How uvicorn serves WebSockets: as the gateway does, to which it hands them on."""
+
+NO_SOCKETS: Final[dict[str, Any]] = {"ws": "none"}
 
 _SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -101,12 +110,14 @@ def serve(
     no_token: bool = False,
     deny_private: bool = False,
     allow_chrome_args: bool = False,
+    allow_remote: bool = False,
+    public_url: str | None = None,
     ready: Callable[[Serving], None] = lambda _: None,
 ) -> int | None:
     """Serve the session API until a signal asks for the end.
 
     Args:
-        host: A loopback address to listen on.
+        host: The address to listen on; one that is not loopback needs `allow_remote`.
         port: The port, 0 for any that is free.
         adapter: See `AsyncClient`.
         store: See `AsyncClient`.
@@ -114,6 +125,8 @@ def serve(
         no_token: Ask for none: whoever can reach the port, any user of this machine, may drive the browsers.
         deny_private: Refuse operations that lead to private addresses.
         allow_chrome_args: See `create_app`.
+        allow_remote: See `create_app`. What passes is not encrypted here: put a proxy that does in front.
+        public_url: See `create_app`.
         ready: Called once it listens.
 
     Returns:
@@ -123,23 +136,23 @@ def serve(
         ConfigError: An argument is not allowed, or the port is taken.
         LifecycleError: What went wrong as sessions were stopped; they are over all the same.
     """
-    address = _loopback(host)
+    address = _address(host, allow_remote=allow_remote)
     if no_token and token is not None:
         raise ConfigError(option="no_token", value=True, allowed="a token, or no token, not both")
     made = token is None and not no_token
     token = secrets.token_urlsafe(32) if made else check_token(token)
     with listen(address, port) as listening:
         app = create_app(
-            adapter=adapter, store=store, token=token, deny_private=deny_private, allow_chrome_args=allow_chrome_args
-        )
-        shown = f"[{address}]" if ":" in address else address
+            adapter=adapter, store=store, token=token, deny_private=deny_private, allow_chrome_args=allow_chrome_args,
+            allow_remote=allow_remote, public_url=public_url,
+        )  # fmt: skip
         serving = Serving(
-            f"http://{shown}:{listening.getsockname()[1]}", token, made=made,
+            public_url or f"http://{_told(address)}:{listening.getsockname()[1]}", token, made=made,
             adapter=app.state.hosting.client._adapter.name,  # noqa: SLF001 - told, not used
         )  # fmt: skip
         config = uvicorn.Config(
             app, access_log=False, log_config=None, log_level="warning", server_header=False, proxy_headers=False,
-            ws="none", lifespan="on", timeout_graceful_shutdown=GRACE,
+            lifespan="on", timeout_graceful_shutdown=GRACE, **(SOCKETS if allow_remote else NO_SOCKETS),
         )  # fmt: skip
         server = _Server(config, lambda: ready(serving))
         try:
@@ -152,16 +165,31 @@ def serve(
     return server.struck
 
 
-def _loopback(host: str) -> str:
+def _address(host: str, *, allow_remote: bool) -> str:
     address = "127.0.0.1" if host == "localhost" else host.strip("[]")
     if address in ("127.0.0.1", "::1"):
         return address
-    raise ConfigError(
-        option="host",
-        value=host,
-        allowed="127.0.0.1, ::1 or localhost: a browser's CDP is served on loopback alone, so a client "
-        "elsewhere could not drive it. Run the client on this machine",
-    )
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise ConfigError(
+            option="host", value=host, allowed="localhost, or an address of this machine such as 0.0.0.0"
+        ) from None
+    if not allow_remote:
+        raise ConfigError(
+            option="host",
+            value=host,
+            allowed="127.0.0.1, ::1 or localhost, unless clients on other machines are let in, by --allow-remote "
+            "(allow_remote=True): whoever has the token can then drive the browsers from there",
+        )
+    return address
+
+
+def _told(address: str) -> str:
+    """How a client may call it: all addresses are called by the machine's name."""
+    if ipaddress.ip_address(address).is_unspecified:
+        return socket.gethostname()
+    return f"[{address}]" if ":" in address else address
 
 
 def listen(address: str, port: int) -> socket.socket:

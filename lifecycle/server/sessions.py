@@ -31,6 +31,7 @@ from lifecycle.server.models import (
     TabFacts,
     wire_cookie,
 )
+from lifecycle.server.relay import Relay, public_address
 from lifecycle.states import State
 
 __all__ = ["PROBLEMS", "SessionId", "hosting_of", "page_url", "router"]
@@ -60,12 +61,19 @@ def hosting_of(request: Request) -> Hosting:
 
 
 def page_url(request: Request, session_id: str) -> str:
-    """The page of a session, at the name that the request was sent to."""
-    return str(request.url_for("session_page", session_id=session_id))
+    """The page of a session, at the name that the request was sent to, or the one that clients are told."""
+    path = request.app.url_path_for("session_page", session_id=session_id)
+    relay: Relay | None = request.app.state.relay
+    return str(path.make_absolute_url(relay.base(request.url) if relay is not None else request.base_url))
 
 
 def _answer(request: Request, status: Any, *, created: bool | None = None) -> SessionAnswer:  # noqa: ANN401 - a status
-    return hosting_of(request).answer(status, page_url(request, status.session_id or ""), created=created)
+    answer = hosting_of(request).answer(status, created=created)
+    if not status.status.terminal:
+        page = page_url(request, status.session_id or "")
+        answer.cdp_url = public_address(request, answer.cdp_url)
+        answer.viewer_url = public_address(request, answer.viewer_url) or page
+    return answer
 
 
 @router.post("/start")
@@ -185,7 +193,8 @@ async def debug_info(request: Request, session_id: SessionId) -> DebugAnswer:
     """How to reach the session's browser: its WebSocket for CDP, and its tabs."""
     cdp_url = await _cdp_url(request, session_id)
     page = page_url(request, session_id)
-    return DebugAnswer(debug_url=page, ws=Sockets(cdp=cdp_url), tabs=await _tabs(cdp_url, page))
+    told = public_address(request, cdp_url) or cdp_url
+    return DebugAnswer(debug_url=page, ws=Sockets(cdp=told), tabs=await _tabs(cdp_url, told, page))
 
 
 @router.get("/{session_id}/debug/tab")
@@ -193,7 +202,9 @@ async def debug_tab(
     request: Request, session_id: SessionId, tab_idx: Annotated[int, Query(ge=0, le=10_000)] = 0
 ) -> TabAnswer:
     """One tab of the session's browser, counted from 0."""
-    tabs = await _tabs(await _cdp_url(request, session_id), page_url(request, session_id))
+    cdp_url = await _cdp_url(request, session_id)
+    told = public_address(request, cdp_url) or cdp_url
+    tabs = await _tabs(cdp_url, told, page_url(request, session_id))
     if tab_idx >= len(tabs):
         raise HTTPException(404, f"there is no tab {tab_idx}: the browser has {len(tabs)}")
     return tabs[tab_idx]
@@ -211,7 +222,7 @@ async def _cdp_url(request: Request, session_id: str) -> str:
         return await session.cdp_url()
 
 
-async def _tabs(cdp_url: str, page: str) -> list[TabAnswer]:
+async def _tabs(cdp_url: str, told: str, page: str) -> list[TabAnswer]:
     """The tabs, as the browser's gateway lists them."""
     base, _, secret = cdp_url.replace("ws://", "http://", 1).rpartition("/")
     # In a header, not in the URL, which httpx logs.
@@ -223,7 +234,7 @@ async def _tabs(cdp_url: str, page: str) -> list[TabAnswer]:
         TabAnswer(
             metadata=TabFacts(tab_id=number, title=tab.get("title", ""), url=tab.get("url", "")),
             debug_url=page,
-            ws_url=f"{cdp_url}/devtools/page/{tab['id']}",
+            ws_url=f"{told}/devtools/page/{tab['id']}",
         )
         for number, tab in enumerate(tab for tab in answer.json() if tab.get("type") == "page")
     ]
