@@ -27,6 +27,7 @@ from browser_rig import Rig, RigHost, Session
 from cdp_client import Ws
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import sync_playwright
+from server_rig import running
 
 from lifecycle.config import parse_options
 from lifecycle.errors import BackendError
@@ -428,6 +429,45 @@ def test_puppeteer_sees_the_same(both, pages, puppeteer, tmp_path):
     assert seen["gateway"] == seen["port"]
     assert seen["gateway"]["answers"] == [True, "typed"]
     assert seen["gateway"]["evaluated"] == 42
+
+
+CONNECTED = """
+const puppeteer = require('puppeteer-core');
+const [, , endpoint] = process.argv;
+const {origin, pathname} = new URL(endpoint.replace('ws://', 'http://'));
+(async () => {
+  const told = [];
+  const plain = globalThis.fetch;
+  // Puppeteer drops the path of a browserURL, so there the secret has to go into a header.
+  globalThis.fetch = (url, options) =>
+    plain(url, {...options, headers: {Authorization: `Bearer ${pathname.slice(1)}`}});
+  for (const how of [{browserWSEndpoint: endpoint}, {browserURL: origin}]) {
+    const browser = await puppeteer.connect({...how, defaultViewport: null});
+    const [page] = await browser.pages();
+    await page.goto('data:text/html,<title>seen</title>');
+    told.push(await page.title());
+    await browser.disconnect();
+  }
+  console.log(JSON.stringify(told));
+})().catch(e => { console.error(e); process.exit(1); });
+"""
+
+
+@pytest.mark.slow
+def test_puppeteer_connects_to_a_session_of_the_server_by_websocket_and_by_browser_url(puppeteer):
+    script = puppeteer / f"{uuid.uuid4().hex}.js"
+    script.write_text(CONNECTED)
+    try:
+        with running(adapter="local", store="memory:") as server:
+            begun = server.start()
+            done = subprocess.run(
+                ["node", str(script), begun["cdp_url"]], capture_output=True, text=True, check=False, timeout=60
+            )
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout) == ["seen", "seen"]
+            assert server.get(begun["session_id"])["status"] == "active"
+    finally:
+        script.unlink()
 
 
 # --- a plain CDP client -------------------------------------------------------------------------------------------
