@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from lifecycle.audit import Record
 
+pytestmark = pytest.mark.slow
+
 WITHIN = 60
 
 

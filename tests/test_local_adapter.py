@@ -34,7 +34,10 @@ from lifecycle.states import CloseReason, State
 from lifecycle_adapters.local import LocalAdapter, find_browser, forks, launch, procs
 from lifecycle_adapters.local.profiles import Profile, Profiles, profiles
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the local adapter needs Linux or macOS")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="the local adapter needs Linux or macOS"),
+]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
