@@ -51,6 +51,7 @@ class SessionKwargs(TypedDict, total=False):
     chrome_args: Sequence[str]
     executable_path: str | os.PathLike[str]
     profile: str | os.PathLike[str]
+    downloads_folder: str | os.PathLike[str]
     cookie_file: str | os.PathLike[str]
     cookie_scope: CookieScope
     on_exit: OnExit
@@ -63,8 +64,8 @@ class SessionKwargs(TypedDict, total=False):
 
 _OWNERS: Final = frozenset({
     "headless", "timeout_minutes", "idle_timeout_minutes", "max_duration_minutes", "viewport_width",
-    "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "profile", "cookie_scope",
-    "viewer_input", "name", "idempotency_key",
+    "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "profile",
+    "downloads_folder", "cookie_scope", "viewer_input", "name", "idempotency_key",
 })  # fmt: skip
 """Options that the owner of a session decides; who attaches to it can't."""
 
@@ -114,6 +115,8 @@ class SessionOptions:
         executable_path: The browser to run, None to look for one.
         profile: A folder in which the browser's profile is kept between sessions, one session at a time; None for a
             new one that goes with the session.
+        downloads_folder: Where what the pages of the default context download is kept, under the names that the sites
+            suggest; made if it is not there. None to keep nothing.
         cookie_file: Cookies are loaded from it on start and saved to it on stop, expire and fail.
         cookie_scope: ``default``: the default context's cookies; ``all``: those of contexts that clients make too.
         on_exit: What the end of a ``with`` block does: ``stop`` or ``detach``.
@@ -137,6 +140,7 @@ class SessionOptions:
     chrome_args: tuple[str, ...] = ()
     executable_path: str | None = None
     profile: str | None = None
+    downloads_folder: str | None = None
     cookie_file: str | None = None
     cookie_scope: CookieScope = "default"
     on_exit: OnExit = "stop"
@@ -213,6 +217,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         chrome_args=_chrome_args(given.get("chrome_args", ())),
         executable_path=_path("executable_path", given.get("executable_path")),
         profile=_path("profile", given.get("profile")),
+        downloads_folder=_path("downloads_folder", given.get("downloads_folder")),
         cookie_file=_path("cookie_file", given.get("cookie_file")),
         cookie_scope=_one_of("cookie_scope", given.get("cookie_scope", "default"), ("default", "all")),
         on_exit=_one_of("on_exit", given.get("on_exit", "stop"), ("stop", "detach")),

@@ -7,9 +7,11 @@ run on the supervisor's event loop and must not block it: blocking work goes thr
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from lifecycle.audit import Record
@@ -236,6 +238,39 @@ class Download:
     url: str
     filename: str
     path: str
+
+    def keep(self, folder: Path) -> Path:
+        """Put the file into a folder as well, under its name or, where that is taken, with a number before it.
+
+        Args:
+            folder: Where; it has to be there.
+
+        Raises:
+            OSError: The file is gone, or there is no room for it.
+        """
+        source, name = Path(self.path), Path(self.filename.replace("\\", "/")).name.replace("\0", "")[-150:]
+        if name in ("", ".", ".."):
+            name = "download"
+        number, target = 0, folder / name
+        while True:
+            try:
+                _link(source, target)
+            except FileExistsError:
+                number += 1
+                target = folder / f"{number}-{name}"
+            else:
+                return target
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make one file known by a second name, or copy it where that can't be; never over another."""
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without links
+        with source.open("rb") as one, target.open("xb") as other:
+            shutil.copyfileobj(one, other)
 
 
 class Host(Protocol):

@@ -15,8 +15,8 @@ from lifecycle_adapters.cdp import CdpAdapter
 from lifecycle_adapters.local import LocalAdapter
 from lifecycle_adapters.memory import MemoryAdapter
 
-ALL_OPTIONS = frozenset({"headed", "viewport", "user_agent", "proxy", "chrome_args", "profile"})
-REMOTE = ALL_OPTIONS - {"profile"} | {"pages", "cookies", "attach", "assigns_ids", "fixed_duration"}
+ALL_OPTIONS = frozenset({"headed", "viewport", "user_agent", "proxy", "chrome_args", "profile", "downloads"})
+REMOTE = ALL_OPTIONS - {"profile", "downloads"} | {"pages", "cookies", "attach", "assigns_ids", "fixed_duration"}
 
 
 def browsers() -> int:

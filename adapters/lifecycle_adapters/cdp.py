@@ -37,6 +37,7 @@ _LAUNCH_ONLY: Final[Mapping[str, str]] = {
     "proxy": "start the browser with --proxy-server",
     "chrome_args": "start the browser with them",
     "profile": "start the browser with --user-data-dir",
+    "downloads_folder": "take them in a client, such as Playwright's page.expect_download()",
     "executable_path": "start that browser, and give its CDP URL",
     "user_agent": "start the browser with --user-agent, or set it in a client with Emulation.setUserAgentOverride",
 }
@@ -87,6 +88,7 @@ class CdpAdapter(OwnedSessions):
             "chrome_args": bool(options.chrome_args),
             "executable_path": options.executable_path is not None,
             "profile": options.profile is not None,
+            "downloads_folder": options.downloads_folder is not None,
             "user_agent": options.user_agent is not None,
         }
         for option, is_given in given.items():

@@ -273,7 +273,9 @@ class MemoryAdapter:
 
         No ``pages``: there is nothing to show.
         """
-        taken = frozenset({"cookies", "headed", "viewport", "user_agent", "proxy", "chrome_args", "profile"})
+        taken = frozenset(
+            {"cookies", "headed", "viewport", "user_agent", "proxy", "chrome_args", "profile", "downloads"}
+        )
         return taken | {"attach"} if self.can_live_on else taken
 
     def check(self, options: SessionOptions) -> None:

@@ -23,6 +23,9 @@ EVENTS: Final = frozenset({"Browser.downloadWillBegin", "Browser.downloadProgres
 
 _UNSET: Final[Mapping[str, object]] = {"behavior": "default"}
 
+_End = tuple[Mapping[str, Any], Mapping[str, object], Mapping[str, Any]]
+"""How a download began, where downloads went then, and how it ended."""
+
 Call = Callable[[str, Mapping[str, object]], Awaitable[dict[str, object]]]
 
 
@@ -59,59 +62,72 @@ class Downloads:
         for capture in self._captures:
             capture.event("lost", {})
 
-    async def capture(self, folder: str) -> Capture:
-        """Look at the downloads that begin from now on; they go to `folder` unless a client has said where."""
-        where: Mapping[str, object] = {"behavior": "allowAndName", "downloadPath": folder}
+    @property
+    def where(self) -> Mapping[str, object]:
+        """Where downloads go: as a client has said, else to the folder of whoever looked first."""
         if self._told is not None:
-            where = self._told[1]
-        capture = Capture(self, where)
+            return self._told[1]
+        if self._captures:
+            return {"behavior": "allowAndName", "downloadPath": self._captures[0].folder}
+        return _UNSET
+
+    async def again(self) -> None:
+        """Say it once more, after Chromium has dropped what a client had set."""
+        if self._captures:
+            await self._call(_SET, {**self.where, "eventsEnabled": True})
+
+    async def capture(self, folder: str) -> Capture:
+        """Look at the downloads that begin from now on; see `where` for the place they go to."""
+        capture = Capture(self, folder)
         self._captures.append(capture)
         try:
-            await self._call(_SET, {**where, "eventsEnabled": True})
+            await self.again()
         except BaseException:
             self._captures.remove(capture)
             raise
         return capture
 
     async def release(self, capture: Capture) -> None:
-        """The end of a capture: what clients have set stays set, and nothing else does."""
+        """The end of a capture: what clients have set stays set, and so does what others look at."""
         if capture in self._captures:
             self._captures.remove(capture)
-            if not self._captures:
-                now = self._told[1] if self._told is not None else _UNSET
-                await self._call(_SET, {**now, "eventsEnabled": False})
+            await self._call(_SET, {**self.where, "eventsEnabled": bool(self._captures)})
 
 
 class Capture:
-    """The downloads that begin while it is open."""
+    """The downloads that begin while it is open.
 
-    def __init__(self, downloads: Downloads, where: Mapping[str, object]) -> None:
+    Attributes:
+        folder: Where it would like them to go.
+    """
+
+    def __init__(self, downloads: Downloads, folder: str) -> None:
         self._downloads = downloads
-        self._where = where
-        self._begun: dict[str, Mapping[str, Any]] = {}
-        self._ends: asyncio.Queue[tuple[Mapping[str, Any], Mapping[str, Any]] | None] = asyncio.Queue()
+        self.folder: Final = folder
+        self._begun: dict[str, tuple[Mapping[str, Any], Mapping[str, object]]] = {}
+        self._ends: asyncio.Queue[_End | None] = asyncio.Queue()
 
     def event(self, method: str, params: Mapping[str, Any]) -> None:
         """One of `EVENTS`, or the end of the browser."""
         if method == "lost":
             self._ends.put_nowait(None)
         elif method == "Browser.downloadWillBegin":
-            self._begun[params["guid"]] = params
+            self._begun[params["guid"]] = params, self._downloads.where
         elif params.get("state") != "inProgress" and (begun := self._begun.pop(params["guid"], None)) is not None:
-            self._ends.put_nowait((begun, params))
+            self._ends.put_nowait((*begun, params))
 
     async def next(self) -> Download:
         """Wait for the next download to begin and to end; see `lifecycle.ports.DownloadCapture`."""
         found = await self._ends.get()
         if found is None:
             raise ConnectionLost("the browser is gone")
-        begun, end = found
+        begun, where, end = found
         name = str(begun.get("suggestedFilename") or "download")
         if end.get("state") != "completed":
-            why = "a client of the session does not allow downloads" if self._where.get("behavior") == "deny" else ""
+            why = "a client of the session does not allow downloads" if where.get("behavior") == "deny" else ""
             raise OperationFailed(action="download_file", reason=why or f"the download of {name!r} was cancelled")
-        saved_as = begun["guid"] if self._where.get("behavior") == "allowAndName" else name
-        path = end.get("filePath") or os.path.join(str(self._where.get("downloadPath", "")), saved_as)  # noqa: PTH118
+        saved_as = begun["guid"] if where.get("behavior") == "allowAndName" else name
+        path = end.get("filePath") or os.path.join(str(where.get("downloadPath", "")), saved_as)  # noqa: PTH118
         return Download(url=str(begun.get("url", "")), filename=name, path=str(path))
 
     async def aclose(self) -> None:

@@ -8,6 +8,7 @@ waits for a client: one that does not read is dropped. Everything here runs on t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -367,6 +368,11 @@ class Hub:
         client.sessions.clear()
         if not self._pipe.closed:
             self._detach(client.root)
+            self._spawn(self._downloads_again())
+
+    async def _downloads_again(self) -> None:
+        with contextlib.suppress(BackendError):  # the browser is gone, and with it what would be said
+            await self.downloads.again()
 
     def command(self, client: Client, raw: bytes) -> Awaitable[None] | None:
         """Take one message of a client. What is returned has to be awaited before its next message is read."""

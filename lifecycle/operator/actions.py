@@ -39,7 +39,7 @@ from lifecycle.operator.reading import observe, scrape
 from lifecycle.operator.tabs import Tabs
 
 if TYPE_CHECKING:
-    from lifecycle.ports import CdpEndpoint, Host
+    from lifecycle.ports import CdpEndpoint, Download, Host
 
 __all__ = ["PageOperator"]
 
@@ -439,7 +439,7 @@ class PageOperator:
                         download = await capture.next()
                 except TimeoutError:
                     raise _Refused(f"no download was finished within {ms / 1000:g} seconds of the click") from None
-                kept = await self._host.run_blocking(_keep, folder, download.path, download.filename)
+                kept = await self._host.run_blocking(_take, download, folder)
             finally:
                 await capture.aclose()
             size = await self._host.run_blocking(lambda: kept.stat().st_size)
@@ -507,20 +507,12 @@ def _reason(error: Error) -> str:
     return text.removeprefix("Error: ")[:500] or type(error).__name__
 
 
-def _keep(folder: Path, path: str, filename: str) -> Path:
-    """Put a finished download into `folder` under a name of its own; what belongs to a client is copied."""
-    name = Path(filename.replace("\\", "/")).name.replace("\0", "") or "download"
-    target = folder / ("download" if name in (".", "..") else name[-150:])
-    number = 1
-    while target.exists():
-        target = folder / f"{number}-{name[-150:]}"
-        number += 1
-    source = Path(path)
-    if source.parent == folder:
-        source.rename(target)
-    else:
-        shutil.copyfile(source, target)
-    return target
+def _take(download: Download, folder: Path) -> Path:
+    """Put a finished download into `folder` under a name of its own; what belongs to a client stays there as well."""
+    kept = download.keep(folder)
+    if Path(download.path).parent == folder:
+        Path(download.path).unlink()
+    return kept
 
 
 def _remove(folder: Path) -> None:

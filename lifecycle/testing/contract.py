@@ -54,6 +54,7 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "proxy": "`proxy`",
     "chrome_args": "`chrome_args`",
     "profile": "`profile`",
+    "downloads": "`downloads_folder`",
     "cdp": "the gateway in front of the browser runs in this process",
     "attach": "a service answers for sessions by id, whoever opened them: any attachment may `detach`",
     "assigns_ids": "the service gives a session its id, at the start",
@@ -68,6 +69,7 @@ OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "proxy": {"proxy": {"server": "http://127.0.0.1:9"}},
     "chrome_args": {"chrome_args": ["--lang=de"]},
     "profile": {"profile": "a-folder"},
+    "downloads": {"downloads_folder": "downloads"},
 }
 """For each capability that stands for an option: the option."""
 

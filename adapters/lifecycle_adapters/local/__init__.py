@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,18 @@ class LocalAdapter(OwnedSessions):
     def capabilities(self) -> frozenset[str]:
         """``pages``, ``cdp``, ``cookies``, and every option of a launch."""
         return frozenset(
-            {"pages", "cdp", "headed", "proxy", "cookies", "viewport", "user_agent", "chrome_args", "profile"}
+            {
+                "pages",
+                "cdp",
+                "headed",
+                "proxy",
+                "cookies",
+                "viewport",
+                "user_agent",
+                "chrome_args",
+                "profile",
+                "downloads",
+            }
         )
 
     def check(self, options: SessionOptions) -> None:
@@ -123,6 +135,8 @@ class LocalAdapter(OwnedSessions):
             _log.warning("headless=False, but there is no display (DISPLAY, WAYLAND_DISPLAY): running headless")
         if self._chrome_args:
             options = replace(options, chrome_args=(*self._chrome_args, *options.chrome_args))
+        if options.downloads_folder is not None:
+            _make(options.downloads_folder, self.name)
         try:
             profile = profiles.create(Path(options.profile) if options.profile is not None else None)
         except ProfileInUse as e:
@@ -187,3 +201,18 @@ async def _to_the_end(coro: Coroutine[Any, Any, None]) -> bool:
     if error is not None:
         _log.error("a browser whose start failed could not be released: %s", error)
     return cancelled
+
+
+def _make(folder: str, adapter: str) -> None:
+    """Make the folder for downloads, unless it is there.
+
+    Raises:
+        StartFailed: It can't be, or nothing can be put into it.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as e:
+        msg = f"nothing can be kept in downloads_folder={folder!r}: {e.strerror}; choose another"
+        raise StartFailed(msg, adapter=adapter) from e

@@ -17,6 +17,7 @@ from lifecycle.ports import BackendEnd
 from lifecycle.states import CloseReason, State
 from lifecycle_adapters.cdp_scopes import ScopedCookies
 from lifecycle_adapters.local import forks, procs
+from lifecycle_adapters.local.downloads import Kept
 from lifecycle_adapters.local.launch import close_pipe
 from lifecycle_adapters.local.process import BrowserProcess
 from lifecycle_adapters.local.profiles import profiles
@@ -77,6 +78,7 @@ class LocalBackend:
         self._pipe_is_ours = True
         self._endpoint: CdpEndpoint | None = None
         self._cookies: ScopedCookies | None = None
+        self._kept: Kept | None = None
         self._active = False
         self.headed: Final = headed
         self._process = BrowserProcess(launched, self._exited)
@@ -141,6 +143,9 @@ class LocalBackend:
 
     async def _come_up(self, endpoint: CdpEndpoint, options: SessionOptions) -> None:
         await self._jar().begin()
+        if options.downloads_folder is not None:
+            self._kept = Kept(self._profile.downloads, options.downloads_folder, self._host)
+            await self._kept.begin(endpoint)
         page = await wait_for_page(endpoint)
         width, height = options.viewport_width, options.viewport_height
         if width is not None and height is not None:
@@ -226,6 +231,8 @@ class LocalBackend:
                 f"Chromium (pid {self.pid}) is still there after SIGKILL; it may hang in the kernel, end it by hand",
                 session_id=self._session_id,
             )
+        if self._kept is not None:
+            await self._kept.end()
         await self._host.run_blocking(self._clean_up)
 
     async def _close(self, grace: float) -> None:

@@ -78,6 +78,11 @@ class Profile:
         return temp if len(os.fsencode(temp)) <= _SOCKET_ROOM else None
 
     @property
+    def downloads(self) -> Path:
+        """Where Chromium puts what pages download, until it has a name elsewhere."""
+        return self.folder / "downloads"
+
+    @property
     def log(self) -> Path:
         """Chromium's stderr."""
         return self.folder / "chromium.log"

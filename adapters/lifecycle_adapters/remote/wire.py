@@ -97,6 +97,13 @@ def check_options(options: SessionOptions, adapter: str) -> None:
             adapter=adapter,
             way_out='it is a folder on this machine: keep logins in cookie_file=, or use Client(adapter="local")',
         )
+    if options.downloads_folder is not None:
+        raise UnsupportedOperation(
+            operation="downloads_folder",
+            adapter=adapter,
+            way_out="the browser downloads where the service runs: take them in a client, such as Playwright's "
+            "page.expect_download()",
+        )
     if options.cookie_scope == "all":
         raise UnsupportedOperation(
             operation='cookie_scope="all"',
