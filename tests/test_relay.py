@@ -125,10 +125,13 @@ def test_of_very_many_addresses_the_oldest_are_forgotten() -> None:
     from starlette.datastructures import URL
 
     relay, here = Relay(), URL("http://10.0.0.1:8700/sessions/start")
-    for n in range(REMEMBERED + 1):
+    relay.public("ws://127.0.0.1:7/used", here)
+    for n in range(REMEMBERED):
         relay.public(f"ws://127.0.0.1:7/secret{n}", here)
+        relay.public("ws://127.0.0.1:7/used", here)
     assert relay.find("secret0/json") is None
-    assert relay.find(f"secret{REMEMBERED}/json") == "127.0.0.1:7"
+    assert relay.find("used/json") == "127.0.0.1:7"
+    assert relay.find(f"secret{REMEMBERED - 1}/json") == "127.0.0.1:7"
 
 
 # --- the gateway behind it ----------------------------------------------------------------------------------------

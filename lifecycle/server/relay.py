@@ -35,7 +35,7 @@ BUDGET: Final = 15.0
 """Seconds that the gateway gets to answer a request."""
 
 REMEMBERED: Final = 100_000
-"""Addresses that are known; of older ones it is not told any more that their sessions are over."""
+"""Addresses that are known. Those that were told longest ago go first: they are not told that their session is over."""
 
 _SOCKETS: Final = {"http": "ws", "https": "wss"}
 _HEADERS: Final = ("content-type", "content-security-policy", "cache-control", "referrer-policy")
@@ -71,7 +71,9 @@ class Relay:
             request_url: What the client asked for.
         """
         there = urlsplit(url)
-        self._known[_digest(there.path)] = there.netloc
+        key = _digest(there.path)
+        self._known.pop(key, None)  # what is asked for again is not the oldest any more
+        self._known[key] = there.netloc
         if len(self._known) > REMEMBERED:
             self._known.pop(next(iter(self._known)))
         base = self.base(request_url)
