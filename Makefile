@@ -15,7 +15,7 @@ PYTHON ?=
 # Versions that the tests run on as well, where they are present.
 OTHER_PYTHONS ?= 3.12 3.13
 # How many tests run at once: most of them wait for a browser or a process.
-JOBS ?= 4
+JOBS ?= 3
 # More arguments for pytest: make test ARGS="-k cookies"
 ARGS ?=
 

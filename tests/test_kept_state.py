@@ -19,6 +19,9 @@ from lifecycle_adapters.local.profiles import LOCK_NAME, profiles
 local = pytest.mark.skipif(os.name == "nt", reason="there is no local browser on Windows")
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def client():
     with Client(adapter="local", store="memory:") as client:

@@ -190,10 +190,11 @@ def test_a_session_that_comes_up_late_is_found(service, adapters):
     assert (len(service.sessions), service.live) == (1, [])
 
 
-def test_a_list_that_fails_is_asked_again(service, client):
+def test_a_list_that_fails_is_asked_again(service, adapters):
     service.fail("start", "drop")
     service.fail("list", "answer", status=500, acts=False)
-    fails(client.Session(), StartFailed)
+    with Client(adapter=adapters(reconcile_seconds=PATIENCE), store="memory:") as client:
+        fails(client.Session(), StartFailed)
     assert (len(service.sessions), service.live) == (1, [])
 
 

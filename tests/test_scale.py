@@ -19,6 +19,8 @@ from lifecycle.stores.memory import MemoryStore
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import MemoryAdapter
 
+pytestmark = pytest.mark.no_cover  # it goes ten thousand times through what other tests go through once
+
 MANY = 10_000
 
 
