@@ -28,9 +28,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lifecycle import AsyncClient, Client, Cookie
+from lifecycle import AsyncClient, Client
 from lifecycle.config import parse_options
-from lifecycle.cookies import read_cookie_file, save_cookie_file
+from lifecycle.cookies import Cookie, read_cookie_file, save_cookie_file
 from lifecycle_adapters.local.find import find_browser
 from lifecycle_adapters.local.launch import switches
 
@@ -246,12 +246,16 @@ def bench_many(rounds: int) -> None:
 
 def bench_cookies(rounds: int) -> None:
     """3,000 cookies read, merged and saved, beside the standard library's reading and saving of the same file."""
-    later = int(time.time()) + 10_000
+    now = time.time()
+    later = int(now) + 10_000
     jar = [
         Cookie(name=f"n{i}", value="v" * 60, domain=f".d{i % 50}.com", expires=later + i, secure=True, same_site="Lax")
         for i in range(3_000)
     ]
     changed = [dataclasses.replace(c, value="w") if i % 3 == 0 else c for i, c in enumerate(jar)]
+
+    def merge(path: Path, cookies: list[Cookie]) -> None:
+        save_cookie_file(read_cookie_file(path, now=now), cookies, now=now)
 
     def plain(path: Path) -> None:
         if path.suffix == ".json":
@@ -267,13 +271,13 @@ def bench_cookies(rounds: int) -> None:
         for name, peer in (("cookies.json", "bare json"), ("cookies.txt", "MozillaCookieJar")):
             path, other = Path(folder, name), Path(folder, f"other-{name}")
             for file in (path, other):
-                save_cookie_file(read_cookie_file(file), jar)
+                merge(file, jar)
             turn = itertools.cycle((changed, jar))
             compare(
                 f"3,000 cookies read and saved, {name}",
-                lambda p=path, t=turn: timed(lambda: save_cookie_file(read_cookie_file(p), next(t))),  # type: ignore[misc]
+                lambda p=path, t=turn: timed(lambda: merge(p, next(t))),  # type: ignore[misc]
                 lambda o=other: timed(lambda: plain(o)),  # type: ignore[misc]
-                rounds=rounds, aim=10, against=peer,
+                rounds=rounds, aim=5, against=peer,
             )  # fmt: skip
 
 
