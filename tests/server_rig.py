@@ -16,11 +16,10 @@ os.environ["DISABLE_TELEMETRY"] = "true"
 os.environ["NOTTE_ENABLE_NEST_ASYNCIO"] = "false"
 
 import httpx
-import uvicorn
 
 from lifecycle.engine import supervisor
 from lifecycle.server import create_app
-from lifecycle.server.run import GRACE, NO_SOCKETS, SOCKETS, _Server, listen
+from lifecycle.server.run import _Server, config_of, listen
 from lifecycle_adapters.remote import RemoteAdapter
 
 if TYPE_CHECKING:
@@ -77,11 +76,7 @@ def running(*, token: str | None = TOKEN, **options: Any) -> Iterator[Running]:
     app = create_app(token=token, **options)
     ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     with listen("127.0.0.1", 0) as listening:
-        sockets = SOCKETS if options.get("allow_remote") else NO_SOCKETS
-        config = uvicorn.Config(
-            app, access_log=False, log_config=None, log_level="warning", lifespan="on",
-            timeout_graceful_shutdown=GRACE, **sockets,
-        )  # fmt: skip
+        config = config_of(app, allow_remote=options.get("allow_remote", False))
         server = _Server(config, lambda: ready.put(None))
 
         def run() -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import sync_playwright
 from server_rig import TOKEN, WITHIN, Running, running, until, visiting
+from starlette.datastructures import URL
 from test_server import BEARER, serving, told_by
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -122,8 +123,6 @@ def test_a_secret_that_is_none_opens_nothing(server: Running) -> None:
 
 
 def test_of_very_many_addresses_the_oldest_are_forgotten() -> None:
-    from starlette.datastructures import URL
-
     relay, here = Relay(), URL("http://10.0.0.1:8700/sessions/start")
     relay.public("ws://127.0.0.1:7/used", here)
     for n in range(REMEMBERED):
@@ -157,7 +156,7 @@ def test_addresses_are_told_at_the_public_url() -> None:
         told = up.start()
         assert told["viewer_url"] == f"https://browsers.example/ui/sessions/{told['session_id']}"
         relay: Relay = up.app.state.relay
-        url = relay.public("ws://127.0.0.1:1/secret", httpx.URL(up.url))  # type: ignore[arg-type]  # not looked at
+        url = relay.public("ws://127.0.0.1:1/secret", URL(up.url))
         assert url == "wss://browsers.example/browser/secret"
 
 

@@ -121,14 +121,14 @@ def create_app(
 def _names(keys: Keys, *, allow_remote: bool, public_url: str | None) -> Names:
     if allow_remote and keys.open:
         raise ConfigError(option="allow_remote", value=True, allowed="only with a token")
-    if public_url is not None and not _is_address(public_url):
+    if public_url is not None and not _is_base_url(public_url):
         raise ConfigError(option="public_url", value=public_url, allowed="https://HOST, or http://HOST:PORT")
     if public_url is not None and not allow_remote:
         raise ConfigError(option="public_url", value=public_url, allowed="nothing, unless allow_remote is set")
     return Names(remote=allow_remote, public_url=public_url)
 
 
-def _is_address(url: str) -> bool:
+def _is_base_url(url: str) -> bool:
     """True for a scheme, a host and perhaps a port, and nothing else."""
     try:
         parts = urlsplit(url)

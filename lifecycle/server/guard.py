@@ -28,7 +28,7 @@ from lifecycle.gateway.policy import host_allowed
 from lifecycle.logs import get_logger
 from lifecycle.server.problems import problem
 
-__all__ = ["COOKIE", "PREFIX", "Guard", "Keys", "Names"]
+__all__ = ["COOKIE", "PREFIX", "Guard", "Keys", "Names", "is_address"]
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes that a body may have."""
@@ -126,7 +126,7 @@ class Names:
             name, bare = given.hostname or "", given.path == "" and given.username is None and (given.port or 1) > 0
         except ValueError:
             return False
-        return bare and (name in self._called or (self._remote and _is_address(name)))
+        return bare and (name in self._called or (self._remote and is_address(name)))
 
     def origin(self, origin: str, host: str) -> bool:
         """True for an Origin header of this server's own pages."""
@@ -136,7 +136,8 @@ class Names:
         return origin.lower() in {o.lower() for o in own}
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """True for an IP address, of either version."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -101,9 +101,9 @@ async def session_page(request: Request, session_id: Annotated[str, Path(max_len
         return _page("No such session", "<section><p class=empty>There is no session with this id.</p></section>", 404)
     hosted = hosting.find(session_id)
     view = hosted.session.viewer_url if hosted is not None and not status.status.terminal else None
-    view = public_address(request, view)
     records = await _records(request, session_id)
-    body = f"<section>{_facts(status, view)}</section><section><h2>Transition log</h2>{_log(records)}</section>"
+    shown = public_address(request, view) if view is not None else None
+    body = f"<section>{_facts(status, shown)}</section><section><h2>Transition log</h2>{_log(records)}</section>"
     title = status.name or "Session"
     return _page(title, body, refresh=not status.status.terminal, keys=_keys(request), chip=status.status)
 

@@ -46,10 +46,10 @@ _mute: Final = logging.Logger("lifecycle.server.websockets", level=logging.CRITI
 router: Final = APIRouter(prefix=PREFIX, include_in_schema=False)
 
 
-def public_address(request: Request, url: str | None) -> str | None:
+def public_address(request: Request, url: str) -> str:
     """The address to tell a client for something at a gateway: this server's, where it hands on what comes to it."""
     relay: Relay | None = request.app.state.relay
-    return relay.public(url, request.url) if relay is not None and url is not None else url
+    return relay.public(url, request.url) if relay is not None else url
 
 
 class Relay:

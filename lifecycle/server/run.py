@@ -23,21 +23,22 @@ from lifecycle.errors import ConfigError
 from lifecycle.gateway.policy import MAX_MESSAGE
 from lifecycle.ports import Adapter, Store
 from lifecycle.server.app import check_token, create_app
+from lifecycle.server.guard import is_address
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from starlette.types import ASGIApp
 
 __all__ = ["Serving", "serve"]
 
 GRACE: Final = 10
 """Seconds that requests in flight have once the end is asked for."""
 
-SOCKETS: Final[dict[str, Any]] = {
+_SOCKETS: Final[dict[str, Any]] = {
     "ws": "websockets-sansio", "ws_max_size": MAX_MESSAGE, "ws_ping_interval": None, "ws_per_message_deflate": False,
 }  # fmt: skip
 """How uvicorn serves WebSockets: as the gateway does, to which it hands them on."""
-
-NO_SOCKETS: Final[dict[str, Any]] = {"ws": "none"}
 
 _SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -150,11 +151,7 @@ def serve(
             public_url or f"http://{_told(address)}:{listening.getsockname()[1]}", token, made=made,
             adapter=app.state.hosting.client._adapter.name,  # noqa: SLF001 - told, not used
         )  # fmt: skip
-        config = uvicorn.Config(
-            app, access_log=False, log_config=None, log_level="warning", server_header=False, proxy_headers=False,
-            lifespan="on", timeout_graceful_shutdown=GRACE, **(SOCKETS if allow_remote else NO_SOCKETS),
-        )  # fmt: skip
-        server = _Server(config, lambda: ready(serving))
+        server = _Server(config_of(app, allow_remote=allow_remote), lambda: ready(serving))
         try:
             asyncio.run(server.serve(sockets=[listening]))
         finally:
@@ -165,16 +162,21 @@ def serve(
     return server.struck
 
 
+def config_of(app: ASGIApp, *, allow_remote: bool) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    sockets: dict[str, Any] = _SOCKETS if allow_remote else {"ws": "none"}
+    return uvicorn.Config(
+        app, access_log=False, log_config=None, log_level="warning", server_header=False, proxy_headers=False,
+        lifespan="on", timeout_graceful_shutdown=GRACE, **sockets,
+    )  # fmt: skip
+
+
 def _address(host: str, *, allow_remote: bool) -> str:
     address = "127.0.0.1" if host == "localhost" else host.strip("[]")
     if address in ("127.0.0.1", "::1"):
         return address
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        raise ConfigError(
-            option="host", value=host, allowed="localhost, or an address of this machine such as 0.0.0.0"
-        ) from None
+    if not is_address(address):
+        raise ConfigError(option="host", value=host, allowed="localhost, or an address of this machine such as 0.0.0.0")
     if not allow_remote:
         raise ConfigError(
             option="host",

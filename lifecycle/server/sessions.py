@@ -70,9 +70,11 @@ def page_url(request: Request, session_id: str) -> str:
 def _answer(request: Request, status: Any, *, created: bool | None = None) -> SessionAnswer:  # noqa: ANN401 - a status
     answer = hosting_of(request).answer(status, created=created)
     if not status.status.terminal:
-        page = page_url(request, status.session_id or "")
-        answer.cdp_url = public_address(request, answer.cdp_url)
-        answer.viewer_url = public_address(request, answer.viewer_url) or page
+        view = answer.viewer_url
+        answer.cdp_url = public_address(request, answer.cdp_url) if answer.cdp_url is not None else None
+        answer.viewer_url = (
+            page_url(request, status.session_id or "") if view is None else public_address(request, view)
+        )
     return answer
 
 
@@ -193,7 +195,7 @@ async def debug_info(request: Request, session_id: SessionId) -> DebugAnswer:
     """How to reach the session's browser: its WebSocket for CDP, and its tabs."""
     cdp_url = await _cdp_url(request, session_id)
     page = page_url(request, session_id)
-    told = public_address(request, cdp_url) or cdp_url
+    told = public_address(request, cdp_url)
     return DebugAnswer(debug_url=page, ws=Sockets(cdp=told), tabs=await _tabs(cdp_url, told, page))
 
 
@@ -203,7 +205,7 @@ async def debug_tab(
 ) -> TabAnswer:
     """One tab of the session's browser, counted from 0."""
     cdp_url = await _cdp_url(request, session_id)
-    told = public_address(request, cdp_url) or cdp_url
+    told = public_address(request, cdp_url)
     tabs = await _tabs(cdp_url, told, page_url(request, session_id))
     if tab_idx >= len(tabs):
         raise HTTPException(404, f"there is no tab {tab_idx}: the browser has {len(tabs)}")
