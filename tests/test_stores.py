@@ -370,6 +370,43 @@ def test_a_deleted_wal_takes_no_record(store, path):
         store.write([a_record(2, 2)], [])
 
 
+def test_the_one_that_made_the_file_holds_its_log_before_it_reads(path):
+    with closing(SQLiteStore(path)) as maker:
+        maker.open()
+        with closing(SQLiteStore(path)) as other:
+            other.open()
+            with maker._file.use():
+                pass  # looks whether the log is there
+        maker.write([a_record()], [])
+        assert len(maker.records()) == 1
+
+
+@posix_only
+def test_no_lock_is_lost_to_the_thread_that_makes_the_file(path, monkeypatch):
+    close = os.close
+
+    def slow_close(fd):
+        if not entered.is_set():
+            entered.set()
+            assert not connected.wait(0.3), "another thread has opened it meanwhile"
+        close(fd)
+
+    def second():
+        entered.wait(10)
+        with closing(SQLiteStore(path)) as store:
+            store.open()
+            connected.set()
+
+    entered, connected = threading.Event(), threading.Event()
+    monkeypatch.setattr(sqlite_file.os, "close", slow_close)
+    thread = threading.Thread(target=second, name="second")
+    thread.start()
+    with closing(SQLiteStore(path)) as store:
+        store.open()
+    thread.join(10)
+    assert connected.is_set()
+
+
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(StoreError, match="not a regular file"):
         SQLiteStore(tmp_path).open()

@@ -37,6 +37,9 @@ _PATIENCE: Final = 5.0
 _POLL: Final = 0.002
 """Seconds between two looks at something that tells nobody when it is over."""
 
+_making: Final = [threading.RLock()]
+"""Held while an empty file is made. To close it takes the locks off it that this process has there by then: POSIX."""
+
 Identity = tuple[int, int]
 
 
@@ -152,8 +155,10 @@ class SQLiteFile:
 
     def _connect(self) -> sqlite3.Connection:
         if self._identity is None:
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
             try:
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+                with _making[0]:
+                    os.close(os.open(self.path, flags, 0o600))
             except FileExistsError:
                 pass  # the usual case
             except FileNotFoundError as e:
@@ -172,6 +177,8 @@ class SQLiteFile:
         try:
             self._prepare(db)
             self._use_wal(db)
+            # Whoever changes the mode opens the log, and locks it against deletion, at its first read only.
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
             db.execute("PRAGMA synchronous=FULL")
             db.execute("PRAGMA trusted_schema=OFF")
             db.execute("PRAGMA journal_size_limit=16777216")
@@ -274,6 +281,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _forking.clear()
+    _making[0] = threading.RLock()  # a thread that the child does not have may hold the old one
     for file in _all_files():
         file.abandon()
 
