@@ -1,4 +1,4 @@
-"""The one HTTP client of an adapter: pooled connections, the key, retries, and answers as typed errors.
+"""The one way to the service of an adapter: the key, retries, and answers as typed errors.
 
 Rule: a request is repeated only where that is safe, and every way in which a service can fail to answer becomes one
 error of `lifecycle.errors`. The key is in no message, repr or log line, and bodies are bounded in size.
@@ -7,13 +7,11 @@ error of `lifecycle.errors`. The key is in no message, repr or log line, and bod
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import email.utils
+import functools
 import json
 import logging
-import os
 import threading
-import weakref
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +28,7 @@ from lifecycle.errors import (
     RemoteRejected,
     UnsupportedOperation,
 )
+from lifecycle_adapters.remote.pool import ONE, Pool
 from lifecycle_adapters.remote.wire import plain
 
 __all__ = ["Again", "Answer", "Lost", "Service"]
@@ -49,14 +48,8 @@ _REFUSED: Final = frozenset({429, 503, 529})
 _PASSING: Final = frozenset({429, 502, 503, 504, 529})
 """Statuses that may be gone a moment later."""
 
-_CONNECTIONS: Final = 20
-"""Requests at once. The others wait before they reach the pool: its own queue takes time with the square of its length.
-
-Source: `AsyncConnectionPool._assign_requests_to_connections` of httpcore looks at every request for every connection.
-"""
-
-_inherited: Final[list[object]] = []
-"""Clients of a forked parent. Never finalized: the numbers of their sockets may be used by others in this process."""
+_AT_ONCE: Final = 20
+"""Requests at once; the others wait."""
 
 
 class Lost(Exception):  # noqa: N818 - never leaves this package
@@ -134,13 +127,16 @@ class Service:
         self.host = host
         self.seconds = seconds
         self._key = key
-        self._loopback = loopback
-        # Made here, in the thread of whoever makes the adapter: it reads a file of certificates.
-        self._ssl = httpx.create_ssl_context() if base_url.startswith("https:") else False
-        self._pool: httpx.AsyncClient | None = None
-        self._turn: asyncio.Semaphore  # made together with the pool
-        self._pid = 0
-        self._dropped: weakref.finalize[..., Any] | None = None
+        connection = functools.partial(
+            httpx.AsyncClient,
+            headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
+            # Made here, in the thread of whoever makes the adapter: it reads a file of certificates.
+            verify=httpx.create_ssl_context() if base_url.startswith("https:") else False,
+            trust_env=not loopback,
+            follow_redirects=False,
+            limits=ONE,
+        )
+        self._pool = Pool(connection, _AT_ONCE)
         self._ahead = timedelta()
 
     def ahead(self) -> timedelta:
@@ -176,10 +172,9 @@ class Service:
 
         content = json.dumps(body).encode() if body is not None else None
         given = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
-        client = self._client()
         try:
             async with (
-                self._turn,
+                self._pool.client() as client,
                 asyncio.timeout(limit),
                 client.stream(
                     method, self.base_url + path, content=content, params=params, headers=given, timeout=limit,
@@ -285,38 +280,9 @@ class Service:
 
     # --- the pool -----------------------------------------------------------------------------------------------
 
-    def _client(self) -> httpx.AsyncClient:
-        if self._pool is None or self._pid != os.getpid():
-            if self._pool is not None:
-                _inherited.append(self._pool)
-                if self._dropped is not None:
-                    self._dropped.detach()
-            self._pid = os.getpid()
-            self._turn = asyncio.Semaphore(_CONNECTIONS)
-            self._pool = httpx.AsyncClient(
-                headers={"Authorization": f"Bearer {self._key}", "Accept": "application/json"},
-                verify=self._ssl,
-                trust_env=not self._loopback,
-                follow_redirects=False,
-                limits=httpx.Limits(
-                    max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=60.0
-                ),
-            )
-            self._dropped = weakref.finalize(self, _close_later, self._pool, asyncio.get_running_loop(), self._pid)
-            self._dropped.atexit = False
-        return self._pool
-
     async def aclose(self) -> None:
         """Close the connections; the next request opens new ones. Idempotent."""
-        pool, self._pool = self._pool, None
-        if self._dropped is not None:
-            self._dropped.detach()
-        if pool is None:
-            return
-        if self._pid == os.getpid():
-            await pool.aclose()
-        else:
-            _inherited.append(pool)
+        await self._pool.aclose()
 
 
 def attempts(*, seconds: float, most: int) -> AsyncIterator[tenacity.AttemptManager]:
@@ -337,24 +303,6 @@ def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
     asked = error.after if isinstance(error, Again) and error.after is not None else 0.0
     return asked + _backoff(state)
-
-
-def _close_later(pool: httpx.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
-    """The service was dropped without its end: close what it held, on its loop."""
-    if pid != os.getpid() or loop.is_closed():
-        _inherited.append(pool)
-        return
-
-    def close() -> None:
-        task = loop.create_task(pool.aclose())
-        _closing.add(task)
-        task.add_done_callback(_closing.discard)
-
-    with contextlib.suppress(RuntimeError):  # the loop was closed in this moment
-        loop.call_soon_threadsafe(close)
-
-
-_closing: Final[set[asyncio.Task[None]]] = set()
 
 
 async def _read(response: httpx.Response) -> bytes:
