@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import http.client
 import json
 import logging
@@ -666,6 +667,30 @@ def test_the_token_opens_the_door_and_nothing_else_does(browser):
             assert a.call("Fake.x")["result"]
     with Ws(f"{base}/", additional_headers={"Authorization": f"Bearer {token}"}) as a:
         assert a.call("Fake.x")["result"]
+
+
+def test_secrets_are_compared_in_constant_time(browser, monkeypatch):
+    compared = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
+    base, token = browser.endpoint.url.rsplit("/", 1)
+    (hub,) = [h for h in browser.rig.gateway._listener.hubs() if h.token == token]
+    for secret in (token, hub.own_token):
+        compared.clear()
+        with Ws(f"{base}/{secret}") as a:
+            a.call("Fake.x")
+        assert set(compared) == {(secret.encode(), secret.encode())}
+    compared.clear()
+    assert refused(f"{base}/{token[:-1]}") == 404
+    assert compared == [], "what is no secret of anybody is not compared with one: it is looked up by its hash"
+
+
+def test_no_client_is_pinged(browser):
+    """A client whose only thread is busy for a minute answers no ping, and is not dead."""
+    with Ws(browser.endpoint.url) as a:
+        a.call("Fake.x")
+        (connection,) = browser.rig.gateway._listener._connections
+        assert connection.ping_interval is None
 
 
 def test_a_page_connection(browser):
