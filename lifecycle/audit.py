@@ -44,7 +44,7 @@ class RecordKind(enum.StrEnum):
     EXTENDED = "extended"
     """The session's maximum duration was moved."""
     RECOVERED = "recovered"
-    """Written by a later process about a session whose owner died."""
+    """Written by a later process about a session whose owner died: its end, or that what it left was released."""
 
 
 class StepOutcome(enum.StrEnum):
@@ -149,7 +149,8 @@ class Record:
     @property
     def terminal(self) -> bool:
         """True for the commit that ends an attachment; a store takes only one of these for each."""
-        return self.kind in (RecordKind.COMMIT, RecordKind.RECOVERED) and self.dest.terminal
+        ends = self.kind in (RecordKind.COMMIT, RecordKind.RECOVERED) and self.dest.terminal
+        return ends and not self.source.terminal
 
     def to_json(self) -> bytes:
         """The bytes that are stored: compact JSON, fields in the order above, keys of mappings sorted, times in UTC.

@@ -12,7 +12,7 @@ import os
 import queue
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack, cast
 
 from lifecycle.attachment import Attachment, SessionStatus
@@ -375,6 +375,29 @@ class Sessions:
 
         return core.supervisor.call(work)
 
+    def reap(self, *, dry_run: bool = False) -> Sequence[SessionStatus]:
+        """Release and end the sessions of this client's adapter whose owner died without ending them.
+
+        An owner is told from a later process with its pid by its start time, the boot and the host. Two that reap at
+        once do it once. Sessions of owners on other hosts are left alone.
+
+        Args:
+            dry_run: Change nothing; tell how they would stand.
+
+        Returns:
+            Each as it stands now: ``error`` with the close reason ``owner_died``. Where something could not be
+            released its `error` says so, and the next reaping tries again.
+
+        Raises:
+            StoreError: What was done could not be recorded.
+        """
+        core = self._client._core  # noqa: SLF001 - a part of the client
+
+        async def work(_: Caller) -> Sequence[SessionStatus]:
+            return await core.reap(dry_run=dry_run)
+
+        return core.supervisor.call(work)
+
 
 class EventStream:
     """Records of a client's sessions as they become durable; iterate over it. Ends when the client is closed.
@@ -545,6 +568,15 @@ class AsyncSessions:
 
         async def work(caller: Caller) -> SessionStatus:
             return await core.stop_session(session_id, caller)
+
+        return await core.supervisor.acall(work)
+
+    async def reap(self, *, dry_run: bool = False) -> Sequence[SessionStatus]:
+        """Release and end the sessions whose owner died without ending them; see `Sessions.reap`."""
+        core = self._client._core  # noqa: SLF001 - a part of the client
+
+        async def work(_: Caller) -> Sequence[SessionStatus]:
+            return await core.reap(dry_run=dry_run)
 
         return await core.supervisor.acall(work)
 

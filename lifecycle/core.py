@@ -558,6 +558,12 @@ class ClientCore:
         found = [await self.as_it_stands(row) for row in rows]
         return [s for s in found if status is None or s.status is status]
 
+    async def reap(self, *, dry_run: bool) -> list[SessionStatus]:
+        """See `lifecycle.recovery.reap`."""
+        from lifecycle.recovery import reap  # noqa: PLC0415 - few clients need it
+
+        return await reap(self, dry_run=dry_run)
+
     async def get_session(self, session_id: str) -> SessionStatus:
         """The status of one session.
 

@@ -38,6 +38,7 @@ __all__ = [
     "Host",
     "KnownSession",
     "Operator",
+    "Reaper",
     "SessionRow",
     "Store",
     "Timer",
@@ -496,6 +497,23 @@ class Directory(Protocol):
 
         Raises:
             ReleaseFailed: It may still run.
+        """
+        ...
+
+
+@runtime_checkable
+class Reaper(Protocol):
+    """What an adapter has beside `Adapter` when something of a session can outlive the process that owned it."""
+
+    async def reap(self, session_id: str, facts: Mapping[str, str]) -> None:
+        """Release what a session left whose owner has ended. Idempotent, and done as well when nothing is left.
+
+        Args:
+            session_id: The session.
+            facts: What its backend journalled.
+
+        Raises:
+            ReleaseFailed: Something of it may still be there.
         """
         ...
 

@@ -1,27 +1,44 @@
 """What becomes of sessions whose owner died without ending them.
 
 Rule: an owner is known by pid, start time, boot and host together, never by its pid alone. Of owners on other hosts
-nothing is said.
+nothing is said. Reaping is done once for a session, by whoever holds the claim on it; it begins with the release, since
+nobody else does that any more, and what could not be released is recorded as such and tried again by the next.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import dataclasses
+import threading
+import uuid
+from typing import TYPE_CHECKING, Final
 
-from lifecycle.errors import StartFailed
+from lifecycle.attachment import SessionStatus
+from lifecycle.audit import RecordKind, StepOutcome, StepResult
+from lifecycle.errors import BackendError, ReleaseFailed, StartFailed
 from lifecycle.identity import same_process
-from lifecycle.ports import BackendEnd
-from lifecycle.states import CloseReason, State
+from lifecycle.ports import BackendEnd, Claim, Reaper
+from lifecycle.states import STEPS, CloseReason, Event, InFlight, State, Step
 
 if TYPE_CHECKING:
-    from lifecycle.ports import SessionRow
+    from lifecycle.core import ClientCore
+    from lifecycle.ports import SessionRow, Store
 
-__all__ = ["how_it_stands", "owner_gone"]
+__all__ = ["how_it_stands", "left_behind", "owner_gone", "reap"]
+
+_REAPING: Final = "(reaper)"
+"""Where a reaper holds its claims, among the names of adapters."""
+
+_PAGE: Final = 1000
 
 
 def owner_gone(row: SessionRow) -> bool:
     """True when the session's owner has certainly ended. Blocks for a moment."""
     return same_process(row.owner_pid, row.owner_started, row.boot_id, row.host) is False
+
+
+def _owner_ended(row: SessionRow) -> str:
+    return f"the process that owned it ({row.owner_pid}) has ended"
 
 
 def how_it_stands(row: SessionRow) -> BackendEnd | None:
@@ -33,8 +50,7 @@ def how_it_stands(row: SessionRow) -> BackendEnd | None:
     if row.state.terminal:
         return BackendEnd(state=row.state, reason=row.close_reason or CloseReason.BACKEND, detail=row.error or "")
     if owner_gone(row):
-        detail = f"the process that owned it ({row.owner_pid}) has ended"
-        return BackendEnd(state=State.ERROR, reason=CloseReason.OWNER_DIED, detail=detail)
+        return BackendEnd(state=State.ERROR, reason=CloseReason.OWNER_DIED, detail=_owner_ended(row))
     if row.state is State.NOT_STARTED:
         msg = f"session {row.session_id} is still being started by process {row.owner_pid}; try again when it is active"
         raise StartFailed(msg, step="probe_backend", adapter=row.adapter)
@@ -42,3 +58,138 @@ def how_it_stands(row: SessionRow) -> BackendEnd | None:
         msg = f"session {row.session_id} has no control socket: its owner runs where there are none"
         raise StartFailed(msg, step="probe_backend", adapter=row.adapter)
     return None
+
+
+# --- reaping ------------------------------------------------------------------------------------------------------
+
+
+def _is_left(row: SessionRow) -> bool:
+    """True for a row that its owner would still have to do something about."""
+    return not row.state.terminal or (row.state is State.ERROR and not row.released)
+
+
+def left_behind(store: Store) -> list[SessionRow]:
+    """Rows of sessions whose owner has ended, and which are not over or not released. Blocks."""
+    found: list[SessionRow] = []
+    for state in (State.NOT_STARTED, State.ACTIVE, State.ERROR):
+        offset, rows = 0, store.sessions(status=state, limit=_PAGE)
+        while rows:
+            found += [row for row in rows if _is_left(row) and owner_gone(row)]
+            offset += len(rows)
+            rows = store.sessions(status=state, limit=_PAGE, offset=offset) if len(rows) == _PAGE else ()
+    return found
+
+
+async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
+    """Release and end the sessions of this client's adapter whose owner has ended.
+
+    Returns:
+        How each of them stands now, or would; those that another reaper is at are left out.
+
+    Raises:
+        StoreError: What was done could not be recorded for all.
+    """
+    await core.journal.flushed()
+    rows = [row for row in await core.read(left_behind) if row.adapter == core.adapter.name]
+    if dry_run:
+        return [SessionStatus.of_row(_over(core, row, None), core.clock.utcnow()) for row in rows]
+    done = await asyncio.gather(*(_reap(core, row) for row in rows), return_exceptions=True)
+    for outcome in done:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in done if isinstance(outcome, SessionStatus)]
+
+
+async def _reap(core: ClientCore, row: SessionRow) -> SessionStatus | None:
+    owner = core.supervisor.owner
+    claim = Claim(
+        key=row.attachment_id,
+        adapter=_REAPING,
+        attachment_id=uuid.uuid4().hex,
+        session_id=row.session_id,
+        owner_pid=owner.pid,
+        owner_started=owner.started,
+        boot_id=owner.boot,
+        host=owner.host,
+    )
+    if not await core.read(lambda s: _hold(s, claim)):
+        return None
+    try:
+        found = await core.row(row.session_id)
+        if found is None or found.attachment_id != row.attachment_id or not _is_left(found):
+            return None  # another one was there in between
+        return await _end(core, found)
+    finally:
+        await core.read(lambda s: s.unclaim(claim))
+
+
+def _hold(store: Store, claim: Claim) -> bool:
+    """Take the claim, also from a reaper that has ended itself."""
+    held = store.claim(claim)
+    if held is not None and same_process(held.owner_pid, held.owner_started, held.boot_id, held.host) is False:
+        held = store.claim(claim, replacing=held.attachment_id)
+    return held is None
+
+
+async def _end(core: ClientCore, row: SessionRow) -> SessionStatus:
+    """Release what the session left, and record its end."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    trouble: BackendError | None = None
+    if isinstance(core.adapter, Reaper):
+        budget = STEPS[Step.RELEASE_BACKEND].budget
+        try:
+            async with asyncio.timeout(budget):
+                await core.adapter.reap(row.session_id, row.facts)
+        except BackendError as e:
+            trouble = e
+        except TimeoutError:
+            trouble = ReleaseFailed(f"not within {budget:g} seconds", session_id=row.session_id)
+    over = _over(core, row, trouble)
+    if over.state is row.state and not over.released:
+        return SessionStatus.of_row(over, core.clock.utcnow())  # all of it is in the log already
+    newest = await core.read(lambda s: s.records(attachment_id=row.attachment_id, limit=1, newest=True))
+    last = newest[-1][1] if newest else None
+    in_flight = InFlight.NOTHING
+    if last is not None and last.kind is RecordKind.INTENT:
+        in_flight = InFlight.START if last.event is Event.START else InFlight.ENDING
+    step = StepResult(
+        step=Step.RELEASE_BACKEND,
+        outcome=StepOutcome.FAILED if trouble is not None else StepOutcome.DONE,
+        ms=round((loop.time() - began) * 1000, 3),
+        error=type(trouble).__name__ if trouble is not None else None,
+    )
+    record = core.journal.record(
+        kind=RecordKind.RECOVERED,
+        attachment_id=row.attachment_id,
+        attachment_seq=last.attachment_seq + 1 if last is not None else 1,
+        session_id=row.session_id,
+        adapter=row.adapter,
+        event=Event.FAIL,
+        source=row.state,
+        dest=over.state,
+        in_flight=in_flight,
+        cause="reaper",
+        close_reason=over.close_reason,
+        error=step.error,
+        steps=(step,),
+        thread=threading.current_thread().name,
+        labels=dict(row.labels),
+    )
+    await core.journal.append(record, row=over)
+    return SessionStatus.of_row(over, core.clock.utcnow())
+
+
+def _over(core: ClientCore, row: SessionRow, trouble: BackendError | None) -> SessionRow:
+    """The row of a session whose owner has ended, once somebody has looked after it."""
+    left = f"; what it left may still be there: {trouble}" if trouble is not None else ""
+    first = not row.state.terminal
+    return dataclasses.replace(
+        row,
+        state=State.ERROR,
+        released=trouble is None,
+        closed_at=core.clock.utcnow() if first else row.closed_at,
+        close_reason=CloseReason.OWNER_DIED if first else row.close_reason,
+        error=f"{_owner_ended(row)}{left}" if first else row.error,
+        control=None,
+    )

@@ -66,7 +66,7 @@ app = _app(
     "`lifecycle run URL` opens a page.",
     epilog=_EXITS + "\n\nLIFECYCLE_DEBUG=1 adds the traceback to an error. NO_COLOR=1 turns colours off.",
 )
-sessions = _app("List, show and stop sessions.\n\nThose of a store, whichever process runs them.")
+sessions = _app("List, show, stop and reap sessions.\n\nThose of a store, whichever process runs them.")
 audit = _app("Read the transition log.\n\nWhat happened to each session, when, and why.")
 app.add_typer(sessions, name="sessions")
 app.add_typer(audit, name="audit")
@@ -305,6 +305,22 @@ def sessions_stop(session_id: SessionArgument, store: StoreOption = None, as_jso
     from lifecycle.cli.stored import stop_session  # noqa: PLC0415
 
     stop_session(session_id, store=store, as_json=as_json)
+
+
+@sessions.command("reap", epilog=_examples("lifecycle sessions reap --dry-run", "lifecycle sessions reap"))
+def sessions_reap(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; show what would be done.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Release and end the sessions whose owner died without ending them.
+
+    Their browsers are ended, on this machine or at the service that runs them, and the log says so. The exit code is 1
+    when something could not be released; it is tried again the next time.
+    """
+    from lifecycle.cli.stored import reap_sessions  # noqa: PLC0415
+
+    reap_sessions(dry_run=dry_run, store=store, as_json=as_json)
 
 
 @audit.command("log", epilog=_examples("lifecycle audit log", "lifecycle audit log 3f2a91bc --json"))

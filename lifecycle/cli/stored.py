@@ -1,7 +1,7 @@
 """``lifecycle sessions`` and ``lifecycle audit``: what the store knows, read without a browser.
 
-Rule: reading opens the store and nothing else. Only `show` and `stop` make a client, because only the owner of a
-session knows its latest use, and only the owner can stop it.
+Rule: reading opens the store and nothing else. `show` and `stop` make a client, because only the owner of a session
+knows its latest use, and only the owner can stop it; `reap` makes one for each adapter that has something to release.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lifecycle.cli.tables import records_table, sessions_table, state_style
 from lifecycle.cli.terminal import err, long_time, out, print_block, print_json, span
 from lifecycle.client import Client
 from lifecycle.errors import ConfigError, UsageError
-from lifecycle.recovery import owner_gone
+from lifecycle.recovery import left_behind, owner_gone
 from lifecycle.states import State
 from lifecycle.stores import open_store
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lifecycle.ports import SessionRow, Store
 
-__all__ = ["audit_log", "list_sessions", "parse_labels", "show_session", "stop_session"]
+__all__ = ["audit_log", "list_sessions", "parse_labels", "reap_sessions", "show_session", "stop_session"]
 
 RECORDS_SHOWN: Final = 100
 """Newest records in a table of all sessions, where nothing else was asked for."""
@@ -133,6 +133,34 @@ def stop_session(session_id: str, *, store: str | None, as_json: bool) -> None:
         verb = "was over already" if over else "is over"
         why = f", {status.close_reason}" if status.close_reason else ""
         print(f"session {found} {verb}: {status.status}{why}, after {span(status.duration)}")
+
+
+def reap_sessions(*, dry_run: bool, store: str | None, as_json: bool) -> None:
+    """Release and end what processes left that have ended; exit code 1 where not all could be released."""
+    with reading(store) as opened:
+        adapters = sorted({row.adapter for row in left_behind(opened)})
+        url = opened.url
+    found: list[SessionStatus] = []
+    for adapter in adapters:
+        with Client(adapter=adapter, store=store) as client:
+            found += client.sessions.reap(dry_run=dry_run)
+    with reading(store) as opened:
+        rows = {s.session_id: opened.session(s.session_id or "") for s in found}
+    kept = {i for i, row in rows.items() if row is not None and not row.released and not dry_run}
+    if as_json:
+        print_json([{**s.to_json(), "released": s.session_id not in kept} for s in found], indent=True)
+    elif found:
+        console = out(table=True)
+        print_block(
+            console, sessions_table([(s, "not released" if s.session_id in kept else "") for s in found], console)
+        )
+    else:
+        print(f"nothing to reap in {url}")
+    for status in found:
+        if status.session_id in kept:
+            err().print(f"session {status.session_id}: {status.error}", style="red", markup=False)
+    if kept:
+        raise SystemExit(1)
 
 
 def audit_log(session_id: str | None, *, limit: int | None, store: str | None, as_json: bool) -> None:

@@ -23,13 +23,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lifecycle.errors import StartFailed, UnsupportedOperation
+from lifecycle.errors import ReleaseFailed, StartFailed, UnsupportedOperation
 from lifecycle.logs import get_logger
 from lifecycle_adapters._owned import OwnedSessions
 from lifecycle_adapters.local.find import FoundBrowser, candidates, find_browser
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any
 
     from lifecycle.config import SessionOptions
@@ -42,6 +42,12 @@ _log: Final = get_logger(__name__)
 
 _swept: Final[list[bool]] = []
 """Not empty once this process has swept: once is enough, and a session's start is no place to do it again."""
+
+_REAP_BUDGET: Final = 8.0
+"""Seconds in which the folder of a session whose owner died has to go."""
+
+_LOOK_EVERY: Final = 0.05
+"""Seconds between two looks at a folder that somebody else is removing."""
 
 
 class LocalAdapter(OwnedSessions):
@@ -122,6 +128,21 @@ class LocalAdapter(OwnedSessions):
                 raise asyncio.CancelledError from e
             raise
         return backend
+
+    async def reap(self, session_id: str, facts: Mapping[str, str]) -> None:
+        """End the browser of a session whose owner died, where it outlived that, and remove its folder.
+
+        Raises:
+            ReleaseFailed: The folder is still there.
+        """
+        loop = asyncio.get_running_loop()
+        folder, until = facts.get("profile"), loop.time() + _REAP_BUDGET
+        # Another sweep, of this process or another, may hold the lock of the folder and be at it.
+        while folder is not None and not await asyncio.to_thread(_sweep_away, Path(folder)):
+            if loop.time() > until:
+                msg = f"the folder {folder} could not be removed; see that no Chromium runs on it, and remove it"
+                raise ReleaseFailed(msg, session_id=session_id)
+            await asyncio.sleep(_LOOK_EVERY)
 
     def _spawn(self, session_id: str, options: SessionOptions, host: Host, found: FoundBrowser) -> LocalBackend:
         """From nothing to a watched process, without a tick in between."""
@@ -216,3 +237,12 @@ def _make(folder: str, adapter: str) -> None:
     except OSError as e:
         msg = f"nothing can be kept in downloads_folder={folder!r}: {e.strerror}; choose another"
         raise StartFailed(msg, adapter=adapter) from e
+
+
+def _sweep_away(folder: Path) -> bool:
+    """Sweep unless the folder of a session is gone; True when it is."""
+    from lifecycle_adapters.local.profiles import profiles  # noqa: PLC0415 - there is no such thing on Windows
+
+    if folder.exists():
+        profiles.sweep()
+    return not folder.exists()

@@ -20,10 +20,10 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from lifecycle.errors import ConfigError, ConnectionLost, StartFailed
+from lifecycle.errors import ConfigError, ConnectionLost, ReleaseFailed, StartFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
     from lifecycle.config import SessionOptions
     from lifecycle.ports import BackendEnd, Host, KnownSession
@@ -234,6 +234,20 @@ class RemoteAdapter:
         from lifecycle_adapters.remote import calls  # noqa: PLC0415 - loaded with the adapter
 
         await calls.stop(self._service, session_id)
+
+    async def reap(self, session_id: str, facts: Mapping[str, str]) -> None:
+        """Stop a session whose owner died, at the service that it was opened at.
+
+        Raises:
+            ReleaseFailed: It may still run, or it is another service's.
+        """
+        from lifecycle_adapters.remote import calls  # noqa: PLC0415 - loaded with the adapter
+
+        where = facts.get("service", self._service.base_url)
+        if where != self._service.base_url:
+            msg = f"session {session_id} runs at {where}: reap with a client whose adapter has that base_url"
+            raise ReleaseFailed(msg, session_id=session_id)
+        await calls.stop(self._service, session_id, error=True)
 
     async def _get(self, session_id: str) -> WireSession | None:
         from lifecycle_adapters.remote import calls  # noqa: PLC0415 - loaded with the adapter

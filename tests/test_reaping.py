@@ -1,0 +1,321 @@
+"""Sessions whose owner died: released and ended once, by whoever comes later."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from both_ways import PATIENCE, eventually, in_threads
+from remote_service import KEY, RemoteService
+
+from lifecycle import Client, recovery
+from lifecycle.audit import RecordKind, StepOutcome
+from lifecycle.cli import main
+from lifecycle.errors import ReleaseFailed, SessionFailed, StoreError
+from lifecycle.identity import boot_id, host_name, process_started, same_process
+from lifecycle.ports import Claim
+from lifecycle.states import STEPS, CloseReason, InFlight, State, Step, StepRule
+from lifecycle.stores import open_store
+from lifecycle_adapters.memory import MemoryAdapter
+from lifecycle_adapters.remote import RemoteAdapter
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="no SIGKILL")
+
+ACTIVE = """
+import sys
+from lifecycle import Client
+session = Client(adapter=sys.argv[2], store=sys.argv[1]).Session(labels={"who": "child"}).start()
+print(session.session_id, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 's.db'}"
+
+
+@contextmanager
+def owner(url, adapter="memory", env=None):
+    """A process that owns one active session, killed at the end of the block if not before."""
+    command = [sys.executable, "-c", ACTIVE, url, adapter]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **(env or {})}) as process:
+        try:
+            process.session_id = process.stdout.readline().strip()
+            assert process.session_id
+            yield process
+        finally:
+            process.kill()
+
+
+def killed(url, **options):
+    """The id of a session whose owner has been killed."""
+    with owner(url, **options) as process:
+        return process.session_id
+
+
+def row_of(url, session_id):
+    with closing(open_store(url)) as store:
+        return store.session(session_id)
+
+
+def records_of(url, session_id):
+    with closing(open_store(url)) as store:
+        return [record for _, record in store.records(session_id=session_id)]
+
+
+class Left(MemoryAdapter):
+    """A memory adapter whose sessions leave something behind."""
+
+    def __init__(self, *outcomes):
+        super().__init__()
+        self.outcomes = list(outcomes)
+        self.reaped = []
+
+    async def reap(self, session_id, facts):
+        self.reaped.append(session_id)
+        await asyncio.sleep(0)
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if outcome == "hang":
+            await asyncio.Event().wait()
+        if outcome is not None:
+            raise outcome
+
+
+def test_a_session_of_a_killed_process_is_ended_in_the_log(way, url):
+    session_id = killed(url)
+    client = way.client(store=url)
+    (would,) = client.sessions.reap(dry_run=True)
+    assert (would.session_id, would.status, would.close_reason) == (session_id, "error", "owner_died")
+    assert row_of(url, session_id).state is State.ACTIVE, "a dry run changes nothing"
+
+    (status,) = client.sessions.reap()
+    assert (status.session_id, status.status, status.close_reason) == (session_id, "error", "owner_died")
+    assert "has ended" in status.error
+    assert status.closed_at >= status.created_at
+    *_, last = records = records_of(url, session_id)
+    assert [r.attachment_seq for r in records] == [1, 2, 3]
+    assert (last.kind, last.source, last.dest, last.cause) == ("recovered", "active", "error", "reaper")
+    assert (last.close_reason, last.in_flight, last.terminal) == ("owner_died", InFlight.NOTHING, True)
+    assert [(s.step, s.outcome) for s in last.steps] == [("release_backend", StepOutcome.DONE)]
+    assert last.labels == {"who": "child"}
+    row = row_of(url, session_id)
+    assert (row.state, row.released, row.control) == (State.ERROR, True, None)
+
+    assert list(client.sessions.reap()) == []
+    assert [s.session_id for s in client.sessions.list(status="error")] == [session_id]
+    assert client.sessions.get(session_id).close_reason is CloseReason.OWNER_DIED
+    with pytest.raises(SessionFailed):
+        client.Session(session_id).start()
+
+
+def test_a_start_that_its_owner_did_not_live_to_see_is_closed_too(url):
+    code = """
+import sys, threading
+from lifecycle import Client
+from lifecycle_adapters.memory import Fault, MemoryAdapter
+client = Client(adapter=MemoryAdapter(faults=[Fault(step="open_backend", kind="hang")]), store=sys.argv[1])
+events = client.events()
+threading.Thread(target=client.Session().start, daemon=True).start()
+print(events.get().session_id, flush=True)
+sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, url], stdin=pipe, stdout=pipe, text=True) as process:
+        session_id = process.stdout.readline().strip()
+        process.kill()
+    with Client(adapter=MemoryAdapter(), store=url) as client:
+        (status,) = client.sessions.reap()
+    assert (status.session_id, status.close_reason) == (session_id, "owner_died")
+    intent, last = records_of(url, session_id)
+    assert (intent.kind, intent.event) == ("intent", "start")
+    assert (last.kind, last.source, last.dest, last.in_flight) == ("recovered", "not_started", "error", InFlight.START)
+
+
+def test_a_live_owner_and_one_of_another_host_are_left_alone(url):
+    with owner(url) as process:
+        with closing(open_store(url)) as store:
+            row = store.session(process.session_id)
+            elsewhere = dataclasses.replace(row, session_id="elsewhere", host="another.example", owner_pid=2**22 + 1)
+            reused = dataclasses.replace(
+                row, session_id="reused", attachment_id="reused", owner_pid=os.getpid(), owner_started="1"
+            )
+            store.write([], [elsewhere, reused])
+        with Client(adapter=MemoryAdapter(), store=url) as client, client.Session() as mine:
+            assert [s.session_id for s in client.sessions.reap()] == ["reused"], "a pid says nothing by itself"
+            assert mine.state is State.ACTIVE
+            assert client.sessions.get(process.session_id).status is State.ACTIVE
+
+
+def test_only_the_adapter_of_a_session_reaps_it(url):
+    session_id = killed(url)
+
+    class Other(MemoryAdapter):
+        name = "other"
+
+    with Client(adapter=Other(), store=url) as client:
+        assert list(client.sessions.reap()) == []
+    assert row_of(url, session_id).state is State.ACTIVE
+
+
+def test_many_reapers_at_once_do_it_once(url):
+    ids = {killed(url) for _ in range(3)}
+    adapter = Left()
+    barrier = threading.Barrier(6)
+
+    def reap():
+        with Client(adapter=adapter, store=url) as client:
+            client.sessions.list()
+            barrier.wait(PATIENCE)
+            return {s.session_id for s in client.sessions.reap()}
+
+    told = in_threads([reap] * 6)
+    assert sorted(i for some in told for i in some) == sorted(ids)
+    assert sorted(adapter.reaped) == sorted(ids)
+    for session_id in ids:
+        assert [r.kind for r in records_of(url, session_id)].count(RecordKind.RECOVERED) == 1
+    with closing(open_store(url)) as store:
+        claim = Claim(
+            key=row_of(url, ids.pop()).attachment_id, adapter="(reaper)", attachment_id="me", session_id=None,
+            owner_pid=os.getpid(), owner_started="", boot_id="", host="",
+        )  # fmt: skip
+        assert store.claim(claim) is None, "nobody holds a claim for longer than it takes"
+
+
+def test_what_another_has_reaped_in_between_is_left(url, monkeypatch):
+    stale = [row_of(url, killed(url))]
+    monkeypatch.setattr(recovery, "left_behind", lambda store: stale)
+    adapter = Left()
+    with Client(adapter=adapter, store=url) as client:
+        assert [len(client.sessions.reap()) for _ in range(2)] == [1, 0]
+    assert adapter.reaped == [stale[0].session_id]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_reaper_that_died_at_it_is_followed_by_another(url, alive):
+    session_id = killed(url)
+    pid = os.getppid()
+    started = process_started(pid) if alive else "1"
+    held = Claim(
+        key=row_of(url, session_id).attachment_id, adapter="(reaper)", attachment_id="another", session_id=session_id,
+        owner_pid=pid, owner_started=started, boot_id=boot_id(), host=host_name(),
+    )  # fmt: skip
+    with closing(open_store(url)) as store:
+        assert store.claim(held) is None
+    with Client(adapter=MemoryAdapter(), store=url) as client:
+        assert [s.session_id for s in client.sessions.reap()] == ([] if alive else [session_id])
+
+
+@pytest.mark.parametrize("how", ["refused", "hang"])
+def test_what_could_not_be_released_is_told_kept_and_tried_again(url, how, monkeypatch):
+    session_id = killed(url)
+    if how == "hang":
+        rule = StepRule(policy=STEPS[Step.RELEASE_BACKEND].policy, budget=0.05)
+        monkeypatch.setattr(recovery, "STEPS", {**STEPS, Step.RELEASE_BACKEND: rule})
+    outcome = "hang" if how == "hang" else ReleaseFailed("the service is away")
+    with Client(adapter=Left(outcome, outcome, None), store=url) as client:
+        (first,) = client.sessions.reap()
+        assert (first.status, first.close_reason) == ("error", "owner_died")
+        assert ("the service is away" if how == "refused" else "not within 0.05 seconds") in first.error
+        assert row_of(url, session_id).released is False
+        *_, last = records_of(url, session_id)
+        assert (last.terminal, last.error, last.steps[0].outcome) == (True, "ReleaseFailed", StepOutcome.FAILED)
+
+        (again,) = client.sessions.reap()
+        assert again.error == first.error
+        assert len(records_of(url, session_id)) == 3, "nothing new, nothing written"
+
+        (third,) = client.sessions.reap()
+        assert (third.close_reason, third.closed_at) == ("owner_died", first.closed_at)
+        *_, last = records_of(url, session_id)
+        assert (last.kind, last.source, last.dest, last.terminal) == ("recovered", "error", "error", False)
+        assert row_of(url, session_id).released is True
+        assert list(client.sessions.reap()) == []
+
+
+def test_a_store_that_takes_nothing_is_told(url, monkeypatch):
+    session_id = killed(url)
+    with Client(adapter=MemoryAdapter(), store=url) as client:
+        client.sessions.list()
+        store = client._core._opened.store
+
+        def full(records, rows):
+            raise StoreError("the disk is full", store=url)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "write", full)
+            with pytest.raises(StoreError, match="the disk is full"):
+                client.sessions.reap()
+        assert row_of(url, session_id).state is State.ACTIVE
+
+
+def test_a_stopped_chromium_that_outlived_its_owner_is_ended(url):
+    with owner(url, adapter="local") as process:
+        row = row_of(url, process.session_id)
+        pid, folder = int(row.facts["pid"]), Path(row.facts["profile"])
+        started = process_started(pid)
+        assert folder.is_dir()
+        os.killpg(pid, signal.SIGSTOP)
+        process.kill()
+        process.wait(PATIENCE)
+        assert process_started(pid) == started, "stopped, it can't see that its owner is gone"
+    with Client(adapter="local", store=url) as client:
+        (status,) = client.sessions.reap()
+    assert (status.status, status.close_reason) == ("error", "owner_died")
+    assert row_of(url, process.session_id).released is True
+    eventually(lambda: not same_process(pid, started, boot_id(), host_name()))
+    assert not folder.exists()
+
+
+def test_a_session_of_a_service_is_stopped_there_and_nowhere_else(url):
+    service = RemoteService()
+    other = RemoteService()
+    try:
+        env = {"NOTTE_API_KEY": KEY, "NOTTE_API_URL": service.url}
+        session_id = killed(url, adapter="remote", env=env)
+        assert service.live == [session_id]
+        with Client(adapter=RemoteAdapter(api_key=KEY, base_url=other.url), store=url) as client:
+            (status,) = client.sessions.reap()
+            assert f"runs at {service.url}" in status.error
+        assert service.live == [session_id]
+        with Client(adapter=RemoteAdapter(api_key=KEY, base_url=service.url), store=url) as client:
+            (status,) = client.sessions.reap()
+        assert service.live == []
+        assert row_of(url, session_id).released is True
+    finally:
+        service.stop()
+        other.stop()
+
+
+def test_the_command(url, capsys, monkeypatch):
+    def command(*args):
+        code = main(("sessions", "reap", "--store", url, *args))
+        return code, capsys.readouterr()
+
+    code, printed = command()
+    assert (code, printed.out.startswith("nothing to reap in ")) == (0, True)
+    session_id = killed(url)
+    code, printed = command("--dry-run")
+    assert (code, session_id[:8] in printed.out) == (0, True)
+    assert row_of(url, session_id).state is State.ACTIVE
+    code, printed = command("--json")
+    (told,) = json.loads(printed.out)
+    assert (code, told["session_id"], told["close_reason"], told["released"]) == (0, session_id, "owner_died", True)
+
+    async def refuse(self, session_id, facts):
+        raise ReleaseFailed("it is stuck")
+
+    monkeypatch.setattr(MemoryAdapter, "reap", refuse, raising=False)
+    session_id = killed(url)
+    code, printed = command()
+    assert (code, "not released" in printed.out, "it is stuck" in printed.err) == (1, True, True)
