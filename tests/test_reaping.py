@@ -306,7 +306,7 @@ def test_the_command(url, capsys, monkeypatch):
     assert (code, printed.out.startswith("nothing to reap in ")) == (0, True)
     session_id = killed(url)
     code, printed = command("--dry-run")
-    assert (code, session_id[:8] in printed.out) == (0, True)
+    assert (code, session_id[:8] in printed.out, "nothing was changed" in printed.err) == (0, True, True)
     assert row_of(url, session_id).state is State.ACTIVE
     code, printed = command("--json")
     (told,) = json.loads(printed.out)

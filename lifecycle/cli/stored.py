@@ -156,6 +156,8 @@ def reap_sessions(*, dry_run: bool, store: str | None, as_json: bool) -> None:
         )
     else:
         print(f"nothing to reap in {url}")
+    if found and dry_run:
+        err().print("nothing was changed; without --dry-run they are released and ended so", style="dim")
     for status in found:
         if status.session_id in kept:
             err().print(f"session {status.session_id}: {status.error}", style="red", markup=False)
