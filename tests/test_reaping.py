@@ -319,3 +319,18 @@ def test_the_command(url, capsys, monkeypatch):
     session_id = killed(url)
     code, printed = command()
     assert (code, "not released" in printed.out, "it is stuck" in printed.err) == (1, True, True)
+
+
+def test_the_command_reaps_what_it_has_an_adapter_for(url, capsys):
+    session_id = killed(url)
+    with closing(open_store(url)) as store:
+        row = store.session(session_id)
+        theirs = [dataclasses.replace(row, session_id=n, attachment_id=n, adapter=n) for n in ("aliens", "remote")]
+        store.write([], theirs)
+    code = main(("sessions", "reap", "--store", url, "--json"))
+    printed = capsys.readouterr()
+    assert (code, [told["session_id"] for told in json.loads(printed.out)]) == (1, [session_id])
+    assert "sessions of the adapter aliens are left" in printed.err
+    assert "sessions of the adapter remote are left" in printed.err
+    assert "NOTTE_API_KEY" in printed.err
+    assert row_of(url, "aliens").state is State.ACTIVE

@@ -316,7 +316,7 @@ def sessions_reap(
     """Release and end the sessions whose owner died without ending them.
 
     Their browsers are ended, on this machine or at the service that runs them, and the log says so. The exit code is 1
-    when something could not be released; it is tried again the next time.
+    when something could not be released, or needs an adapter that can't be had here; run it again then.
     """
     from lifecycle.cli.stored import reap_sessions  # noqa: PLC0415
 

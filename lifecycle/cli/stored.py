@@ -136,13 +136,19 @@ def stop_session(session_id: str, *, store: str | None, as_json: bool) -> None:
 
 
 def reap_sessions(*, dry_run: bool, store: str | None, as_json: bool) -> None:
-    """Release and end what processes left that have ended; exit code 1 where not all could be released."""
+    """Release and end what processes left that have ended; exit code 1 where not all could be."""
     with reading(store) as opened:
         adapters = sorted({row.adapter for row in left_behind(opened)})
         url = opened.url
     found: list[SessionStatus] = []
+    without: dict[str, ConfigError] = {}
     for adapter in adapters:
-        with Client(adapter=adapter, store=store) as client:
+        try:
+            client = Client(adapter=adapter, store=store)
+        except ConfigError as e:  # one that is not installed here, or lacks its key: the others are reaped all the same
+            without[adapter] = e
+            continue
+        with client:
             found += client.sessions.reap(dry_run=dry_run)
     with reading(store) as opened:
         rows = {s.session_id: opened.session(s.session_id or "") for s in found}
@@ -154,14 +160,16 @@ def reap_sessions(*, dry_run: bool, store: str | None, as_json: bool) -> None:
         print_block(
             console, sessions_table([(s, "not released" if s.session_id in kept else "") for s in found], console)
         )
-    else:
+    elif not without:
         print(f"nothing to reap in {url}")
     if found and dry_run:
         err().print("nothing was changed; without --dry-run they are released and ended so", style="dim")
     for status in found:
         if status.session_id in kept:
-            err().print(f"session {status.session_id}: {status.error}", style="red", markup=False)
-    if kept:
+            err().print(f"session {status.session_id}: {status.error}", style="red", markup=False, soft_wrap=True)
+    for adapter, lacking in without.items():
+        err().print(f"sessions of the adapter {adapter} are left: {lacking}", style="red", markup=False, soft_wrap=True)
+    if kept or without:
         raise SystemExit(1)
 
 
