@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -257,6 +258,9 @@ def bench_cookies(rounds: int) -> None:
     def merge(path: Path, cookies: list[Cookie]) -> None:
         save_cookie_file(read_cookie_file(path, now=now), cookies, now=now)
 
+    def merge_next(path: Path, turn: Iterator[list[Cookie]]) -> None:
+        merge(path, next(turn))
+
     def plain(path: Path) -> None:
         if path.suffix == ".json":
             content = json.dumps(json.loads(path.read_text()))
@@ -275,8 +279,8 @@ def bench_cookies(rounds: int) -> None:
             turn = itertools.cycle((changed, jar))
             compare(
                 f"3,000 cookies read and saved, {name}",
-                lambda p=path, t=turn: timed(lambda: merge(p, next(t))),  # type: ignore[misc]
-                lambda o=other: timed(lambda: plain(o)),  # type: ignore[misc]
+                functools.partial(timed, functools.partial(merge_next, path, turn)),
+                functools.partial(timed, functools.partial(plain, other)),
                 rounds=rounds, aim=5, against=peer,
             )  # fmt: skip
 
