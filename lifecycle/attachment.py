@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.errors import HookError, LifecycleError, SessionClosed, SessionEnded, SessionFailed, SessionTimedOut
 from lifecycle.machine import Facts, Standing
-from lifecycle.ports import SessionRow
+from lifecycle.ports import Claim, SessionRow
 from lifecycle.states import CloseReason, InFlight, State
 
 if TYPE_CHECKING:
@@ -119,6 +119,19 @@ class Owner:
     started: str
     boot: str
     host: str
+
+    def claim(self, adapter: str, key: str, *, attachment_id: str, session_id: str | None) -> Claim:
+        """A claim of this process on a key."""
+        return Claim(
+            key=key,
+            adapter=adapter,
+            attachment_id=attachment_id,
+            session_id=session_id,
+            owner_pid=self.pid,
+            owner_started=self.started,
+            boot_id=self.boot,
+            host=self.host,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,9 +168,10 @@ class ClientCore:
         """A record became durable: tell whichever client it belongs to."""
         for core in list(self.supervisor.cores):
             if record.attachment_id in core._contexts:  # noqa: SLF001 - clients that share a store share its journal
-                core._publish(record)  # noqa: SLF001
+                core.publish(record)
 
-    def _publish(self, record: Record) -> None:
+    def publish(self, record: Record) -> None:
+        """Tell the host's log and the readers of this client's events of a record that is durable."""
         att = self._contexts.get(record.attachment_id)
         fields: dict[str, object] = {
             "kind": record.kind.value,
@@ -536,12 +537,12 @@ class ClientCore:
             return own
         status = SessionStatus.of_row(row, self.clock.utcnow())
         if not row.state.terminal:
-            from lifecycle.recovery import owner_gone  # noqa: PLC0415 - only sessions of other processes need it
+            from lifecycle.recovery import owner_ended, owner_gone  # noqa: PLC0415 - only sessions of other processes need it
 
             if await self.run_blocking(owner_gone, row):
                 return dataclasses.replace(
                     status, status=State.ERROR, close_reason=CloseReason.OWNER_DIED, expires_at=None,
-                    error=f"the process that owned it ({row.owner_pid}) has ended",
+                    error=owner_ended(row),
                 )  # fmt: skip
         return status
 

@@ -12,14 +12,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.errors import ConfigError, StartFailed, StoreError
-from lifecycle.identity import same_process
-from lifecycle.ports import Claim
-from lifecycle.recovery import how_it_stands
+from lifecycle.recovery import how_it_stands, owner_gone
 from lifecycle.states import InFlight, State
 
 if TYPE_CHECKING:
     from lifecycle.attachment import Attachment
     from lifecycle.core import ClientCore
+    from lifecycle.ports import Claim
 
 __all__ = ["Holding", "get_or_create"]
 
@@ -61,16 +60,8 @@ async def get_or_create(core: ClientCore, att: Attachment) -> Holding | None:
         StartFailed: Somebody else began to open the session and has not come to an end with it.
         StoreError: The key can't be claimed.
     """
-    owner = core.supervisor.owner
-    claim = Claim(
-        key=att.options.idempotency_key or "",
-        adapter=core.adapter.name,
-        attachment_id=att.attachment_id,
-        session_id=att.session_id,
-        owner_pid=owner.pid,
-        owner_started=owner.started,
-        boot_id=owner.boot,
-        host=owner.host,
+    claim = core.supervisor.owner.claim(
+        core.adapter.name, att.options.idempotency_key or "", attachment_id=att.attachment_id, session_id=att.session_id
     )
     loop = asyncio.get_running_loop()
     until = loop.time() + att.options.start_timeout_minutes * 60
@@ -111,10 +102,7 @@ async def _stands(core: ClientCore, att: Attachment, held: Claim) -> tuple[str |
     await core.journal.flushed()
     row = await core.row(held.session_id) if held.session_id is not None else None
     if row is None or row.state is State.NOT_STARTED:
-        gone = await core.run_blocking(
-            same_process, held.owner_pid, held.owner_started, held.boot_id, held.host
-        ) is False  # fmt: skip
-        return None, gone
+        return None, await core.run_blocking(owner_gone, held)
     if "attach" in core.adapter.capabilities:
         try:
             end = await core.adapter.probe(row.session_id, core.host_of(att))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
 import uuid
 from typing import TYPE_CHECKING, Final
 
@@ -17,27 +16,28 @@ from lifecycle.attachment import SessionStatus
 from lifecycle.audit import RecordKind, StepOutcome, StepResult
 from lifecycle.errors import BackendError, ReleaseFailed, StartFailed
 from lifecycle.identity import same_process
-from lifecycle.ports import BackendEnd, Claim, Reaper
+from lifecycle.ports import BackendEnd, Reaper
 from lifecycle.states import STEPS, CloseReason, Event, InFlight, State, Step
+from lifecycle.steps import StepTimeout, ms_since, within
+from lifecycle.stores.common import all_rows
 
 if TYPE_CHECKING:
     from lifecycle.core import ClientCore
-    from lifecycle.ports import SessionRow, Store
+    from lifecycle.ports import Claim, SessionRow, Store
 
-__all__ = ["how_it_stands", "left_behind", "owner_gone", "reap"]
+__all__ = ["how_it_stands", "left_behind", "owner_ended", "owner_gone", "reap"]
 
 _REAPING: Final = "(reaper)"
 """Where a reaper holds its claims, among the names of adapters."""
 
-_PAGE: Final = 1000
+
+def owner_gone(held: SessionRow | Claim) -> bool:
+    """True when the owner of a session, or of a claim, has certainly ended. Blocks for a moment."""
+    return same_process(held.owner_pid, held.owner_started, held.boot_id, held.host) is False
 
 
-def owner_gone(row: SessionRow) -> bool:
-    """True when the session's owner has certainly ended. Blocks for a moment."""
-    return same_process(row.owner_pid, row.owner_started, row.boot_id, row.host) is False
-
-
-def _owner_ended(row: SessionRow) -> str:
+def owner_ended(row: SessionRow) -> str:
+    """What is said of a session whose owner has ended."""
     return f"the process that owned it ({row.owner_pid}) has ended"
 
 
@@ -50,7 +50,7 @@ def how_it_stands(row: SessionRow) -> BackendEnd | None:
     if row.state.terminal:
         return BackendEnd(state=row.state, reason=row.close_reason or CloseReason.BACKEND, detail=row.error or "")
     if owner_gone(row):
-        return BackendEnd(state=State.ERROR, reason=CloseReason.OWNER_DIED, detail=_owner_ended(row))
+        return BackendEnd(state=State.ERROR, reason=CloseReason.OWNER_DIED, detail=owner_ended(row))
     if row.state is State.NOT_STARTED:
         msg = f"session {row.session_id} is still being started by process {row.owner_pid}; try again when it is active"
         raise StartFailed(msg, step="probe_backend", adapter=row.adapter)
@@ -70,14 +70,8 @@ def _is_left(row: SessionRow) -> bool:
 
 def left_behind(store: Store) -> list[SessionRow]:
     """Rows of sessions whose owner has ended, and which are not over or not released. Blocks."""
-    found: list[SessionRow] = []
-    for state in (State.NOT_STARTED, State.ACTIVE, State.ERROR):
-        offset, rows = 0, store.sessions(status=state, limit=_PAGE)
-        while rows:
-            found += [row for row in rows if _is_left(row) and owner_gone(row)]
-            offset += len(rows)
-            rows = store.sessions(status=state, limit=_PAGE, offset=offset) if len(rows) == _PAGE else ()
-    return found
+    unfinished = (State.NOT_STARTED, State.ACTIVE, State.ERROR)
+    return [row for s in unfinished for row in all_rows(store, status=s) if _is_left(row) and owner_gone(row)]
 
 
 async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
@@ -101,16 +95,8 @@ async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
 
 
 async def _reap(core: ClientCore, row: SessionRow) -> SessionStatus | None:
-    owner = core.supervisor.owner
-    claim = Claim(
-        key=row.attachment_id,
-        adapter=_REAPING,
-        attachment_id=uuid.uuid4().hex,
-        session_id=row.session_id,
-        owner_pid=owner.pid,
-        owner_started=owner.started,
-        boot_id=owner.boot,
-        host=owner.host,
+    claim = core.supervisor.owner.claim(
+        _REAPING, row.attachment_id, attachment_id=uuid.uuid4().hex, session_id=row.session_id
     )
     if not await core.read(lambda s: _hold(s, claim)):
         return None
@@ -126,28 +112,27 @@ async def _reap(core: ClientCore, row: SessionRow) -> SessionStatus | None:
 def _hold(store: Store, claim: Claim) -> bool:
     """Take the claim, also from a reaper that has ended itself."""
     held = store.claim(claim)
-    if held is not None and same_process(held.owner_pid, held.owner_started, held.boot_id, held.host) is False:
+    if held is not None and owner_gone(held):
         held = store.claim(claim, replacing=held.attachment_id)
     return held is None
 
 
 async def _end(core: ClientCore, row: SessionRow) -> SessionStatus:
     """Release what the session left, and record its end."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    clock = core.clock
+    began = clock.monotonic()
     trouble: BackendError | None = None
     if isinstance(core.adapter, Reaper):
         budget = STEPS[Step.RELEASE_BACKEND].budget
         try:
-            async with asyncio.timeout(budget):
-                await core.adapter.reap(row.session_id, row.facts)
+            await within(clock, budget, core.adapter.reap(row.session_id, row.facts))
         except BackendError as e:
             trouble = e
-        except TimeoutError:
+        except StepTimeout:
             trouble = ReleaseFailed(f"not within {budget:g} seconds", session_id=row.session_id)
     over = _over(core, row, trouble)
     if over.state is row.state and not over.released:
-        return SessionStatus.of_row(over, core.clock.utcnow())  # all of it is in the log already
+        return SessionStatus.of_row(over, clock.utcnow())  # all of it is in the log already
     newest = await core.read(lambda s: s.records(attachment_id=row.attachment_id, limit=1, newest=True))
     last = newest[-1][1] if newest else None
     in_flight = InFlight.NOTHING
@@ -156,7 +141,7 @@ async def _end(core: ClientCore, row: SessionRow) -> SessionStatus:
     step = StepResult(
         step=Step.RELEASE_BACKEND,
         outcome=StepOutcome.FAILED if trouble is not None else StepOutcome.DONE,
-        ms=round((loop.time() - began) * 1000, 3),
+        ms=ms_since(clock, began),
         error=type(trouble).__name__ if trouble is not None else None,
     )
     record = core.journal.record(
@@ -173,7 +158,7 @@ async def _end(core: ClientCore, row: SessionRow) -> SessionStatus:
         close_reason=over.close_reason,
         error=step.error,
         steps=(step,),
-        thread=threading.current_thread().name,
+        thread="supervisor",
         labels=dict(row.labels),
     )
     await core.journal.append(record, row=over)
@@ -190,6 +175,6 @@ def _over(core: ClientCore, row: SessionRow, trouble: BackendError | None) -> Se
         released=trouble is None,
         closed_at=core.clock.utcnow() if first else row.closed_at,
         close_reason=CloseReason.OWNER_DIED if first else row.close_reason,
-        error=f"{_owner_ended(row)}{left}" if first else row.error,
+        error=f"{owner_ended(row)}{left}" if first else row.error,
         control=None,
     )

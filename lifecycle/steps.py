@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lifecycle.journal import Journal
     from lifecycle.ports import Backend, BackendEnd, Clock, Host, SessionRow
 
-__all__ = ["CallerLeft", "FlowCaller", "FlowHost", "HookStruck", "StepTimeout", "Steps", "within"]
+__all__ = ["CallerLeft", "FlowCaller", "FlowHost", "HookStruck", "StepTimeout", "Steps", "ms_since", "within"]
 
 T = TypeVar("T")
 
@@ -244,7 +244,7 @@ class Steps:
                 outcome = StepOutcome.DONE
                 break
             except asyncio.CancelledError:
-                results.append(StepResult(step=step, outcome=StepOutcome.CANCELLED, ms=_ms(clock, began)))
+                results.append(StepResult(step=step, outcome=StepOutcome.CANCELLED, ms=ms_since(clock, began)))
                 raise
             except StepTimeout:
                 outcome = StepOutcome.TIMED_OUT
@@ -264,7 +264,7 @@ class Steps:
             await asyncio.sleep(0.05 * attempt)
         results.append(
             StepResult(
-                step=step, outcome=outcome, ms=_ms(clock, began), attempts=attempt,
+                step=step, outcome=outcome, ms=ms_since(clock, began), attempts=attempt,
                 error=type(error).__name__ if error is not None else None, note=note,
             )
         )  # fmt: skip
@@ -464,7 +464,7 @@ class Steps:
         results.append(
             StepResult(
                 step=Step.RELEASE_BACKEND, outcome=StepOutcome.FAILED if error is not None else StepOutcome.DONE,
-                ms=_ms(clock, began), attempts=1, error=type(error).__name__ if error is not None else None,
+                ms=ms_since(clock, began), attempts=1, error=type(error).__name__ if error is not None else None,
             )
         )  # fmt: skip
         return error is None
@@ -493,7 +493,7 @@ class Steps:
             error, outcome, note = await self._run_hook(att, hook, transition, caller)
             results.append(
                 StepResult(
-                    step=f"{when}:{hook.name}", outcome=outcome, ms=_ms(self._host.clock, began),
+                    step=f"{when}:{hook.name}", outcome=outcome, ms=ms_since(self._host.clock, began),
                     error=type(error).__name__ if error is not None else None, note=note,
                 )
             )  # fmt: skip
@@ -583,7 +583,8 @@ def _needless(att: Attachment, step: Step) -> str | None:
     return None
 
 
-def _ms(clock: Clock, began: float) -> float:
+def ms_since(clock: Clock, began: float) -> float:
+    """Milliseconds since `began`, as records tell them."""
     return round((clock.monotonic() - began) * 1000, 3)
 
 

@@ -31,7 +31,7 @@ from lifecycle.cli.run import full_url
 from lifecycle.cli.terminal import span
 from lifecycle.ports import SessionRow
 from lifecycle.states import CloseReason, Event, State
-from lifecycle.stores import open_store
+from lifecycle.stores import common, open_store
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
 if TYPE_CHECKING:
@@ -431,7 +431,7 @@ def test_an_id_that_fits_none_or_several_is_refused(lc: Callable[..., Ran], tmp_
 def test_a_beginning_is_looked_for_in_every_page(
     lc: Callable[..., Ran], log: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "_PAGE", 1)
+    monkeypatch.setattr(common, "_PAGE", 1)
     assert json.loads(lc("sessions", "show", log.stopped[:10], "--store", log.url, "--json").out)["name"] == "shop"
 
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
@@ -24,6 +23,7 @@ from lifecycle.errors import ConfigError, UsageError
 from lifecycle.recovery import left_behind, owner_gone
 from lifecycle.states import State
 from lifecycle.stores import open_store
+from lifecycle.stores.common import all_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,7 +35,6 @@ __all__ = ["audit_log", "list_sessions", "parse_labels", "reap_sessions", "show_
 RECORDS_SHOWN: Final = 100
 """Newest records in a table of all sessions, where nothing else was asked for."""
 
-_PAGE: Final = 1000
 _OWNER_GONE: Final = "owner has ended"
 
 
@@ -72,12 +71,7 @@ def find_session(store: Store, beginning: str) -> str:
     """
     if store.session(beginning) is not None:
         return beginning
-    found: list[str] = []
-    for offset in count(0, _PAGE):
-        rows = store.sessions(limit=_PAGE, offset=offset)
-        found += [row.session_id for row in rows if beginning and row.session_id.startswith(beginning)]
-        if len(rows) < _PAGE:
-            break
+    found = [row.session_id for row in all_rows(store) if beginning and row.session_id.startswith(beginning)]
     if not found:
         msg = f"no session in {store.url} has an id that begins with {beginning!r}; see `lifecycle sessions list`"
         raise UsageError(msg)

@@ -5,7 +5,8 @@ Rule: two stores answer the same call with the same result or the same error, so
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -13,11 +14,25 @@ from lifecycle.audit import Record
 from lifecycle.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from lifecycle.ports import SessionRow
+    from lifecycle.ports import SessionRow, Store
+    from lifecycle.states import State
 
-__all__ = ["check_page", "check_rows", "decode", "encode", "refused"]
+__all__ = ["all_rows", "check_page", "check_rows", "decode", "encode", "refused"]
+
+
+_PAGE: Final = 1000
+"""Rows that are asked for at a time."""
+
+
+def all_rows(store: Store, *, status: State | None = None) -> Iterator[SessionRow]:
+    """Every ledger row, newest first, a page at a time. Blocks."""
+    for offset in itertools.count(0, _PAGE):
+        rows = store.sessions(status=status, limit=_PAGE, offset=offset)
+        yield from rows
+        if len(rows) < _PAGE:
+            return
 
 
 def check_page(*, limit: int | None, offset: int = 0) -> None:
