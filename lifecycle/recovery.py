@@ -162,6 +162,7 @@ async def _end(core: ClientCore, row: SessionRow) -> SessionStatus:
         labels=dict(row.labels),
     )
     await core.journal.append(record, row=over)
+    core.publish(record)  # of an attachment that no client holds, so nobody else does
     return SessionStatus.of_row(over, core.clock.utcnow())
 
 

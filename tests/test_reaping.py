@@ -119,6 +119,15 @@ def test_a_session_of_a_killed_process_is_ended_in_the_log(way, url):
         client.Session(session_id).start()
 
 
+def test_the_end_is_told_to_who_reads_the_events_and_to_the_log_of_the_host(url, caplog):
+    session_id = killed(url)
+    with Client(adapter=MemoryAdapter(), store=url) as client:
+        events = client.events()
+        client.sessions.reap()
+        assert [(r.kind, r.session_id) for r in [events.get(timeout=PATIENCE)]] == [("recovered", session_id)]
+    eventually(lambda: f"lifecycle.recovered kind=recovered session_id={session_id}" in caplog.text)
+
+
 def test_a_start_that_its_owner_did_not_live_to_see_is_closed_too(url):
     code = """
 import sys, threading
