@@ -278,12 +278,16 @@ def test_a_stopped_chromium_that_outlived_its_owner_is_ended(url):
         process.kill()
         process.wait(PATIENCE)
         assert process_started(pid) == started, "stopped, it can't see that its owner is gone"
-    with Client(adapter="local", store=url) as client:
-        (status,) = client.sessions.reap()
-    assert (status.status, status.close_reason) == ("error", "owner_died")
-    assert row_of(url, process.session_id).released is True
-    eventually(lambda: not same_process(pid, started, boot_id(), host_name()))
-    assert not folder.exists()
+    try:
+        with Client(adapter="local", store=url) as client:
+            (status,) = client.sessions.reap()
+        assert (status.status, status.close_reason) == ("error", "owner_died")
+        assert row_of(url, process.session_id).released is True
+        eventually(lambda: not same_process(pid, started, boot_id(), host_name()))
+        assert not folder.exists()
+    finally:
+        if same_process(pid, started, boot_id(), host_name()):
+            os.killpg(pid, signal.SIGKILL)  # stopped as it is, nothing else would end it
 
 
 def test_a_session_of_a_service_is_stopped_there_and_nowhere_else(url):
