@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import logging
 import os
@@ -463,6 +464,26 @@ def test_a_dropped_adapter_closes_its_connections(service):
         async with asyncio.timeout(PATIENCE):
             while service._writers:
                 await asyncio.sleep(0.001)
+
+    asyncio.run(life())
+
+
+def test_a_request_that_is_broken_off_in_any_tick_keeps_no_connection(service):
+    """Seen: a look at a session was cancelled with its end, and every request after that waited in vain."""
+
+    async def life() -> None:
+        for ticks, warm in itertools.product(range(60), (False, True)):
+            adapter = RemoteAdapter(api_key=KEY, base_url=service.url)
+            if warm:
+                await adapter.get("nobody")
+            asked = asyncio.ensure_future(adapter.get("nobody"))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait({asked})
+            async with asyncio.timeout(PATIENCE):
+                assert await adapter.get("nobody") is None
+            await adapter.aclose()
 
     asyncio.run(life())
 

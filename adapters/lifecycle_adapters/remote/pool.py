@@ -2,7 +2,8 @@
 
 Rule: each connection is a client of httpx with room for one, and the one that was used last is used next. The pool of
 httpx looks at each of its connections for each request: with twenty of them a request took 3.8 ms of processor time
-here, with one 0.9 ms.
+here, with one 0.9 ms. A client whose request was broken off is not used again: cancelled in the tick in which it gives
+a request its connection, httpcore keeps that place taken for ever.
 """
 
 from __future__ import annotations
@@ -55,8 +56,11 @@ class Pool:
             client = idle.pop()
             try:
                 yield client
-            finally:
-                idle.append(client)
+            except BaseException:
+                everything.remove(client)
+                _close_soon([client], asyncio.get_running_loop())
+                raise
+            idle.append(client)
 
     def _begin(self) -> None:
         if self._dropped is not None:
@@ -90,13 +94,14 @@ def _close_later(clients: list[httpx.AsyncClient], loop: asyncio.AbstractEventLo
         _inherited.append(clients)
         return
 
-    def close() -> None:
-        task = loop.create_task(_close(clients))
-        _closing.add(task)
-        task.add_done_callback(_closing.discard)
-
     with contextlib.suppress(RuntimeError):  # the loop was closed in this moment
-        loop.call_soon_threadsafe(close)
+        loop.call_soon_threadsafe(_close_soon, clients, loop)
+
+
+def _close_soon(clients: list[httpx.AsyncClient], loop: asyncio.AbstractEventLoop) -> None:
+    task = loop.create_task(_close(clients))
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
 
 
 _closing: Final[set[asyncio.Task[None]]] = set()
