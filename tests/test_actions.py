@@ -370,6 +370,7 @@ print("read", len(told["results"]))
 """
 
 
+@pytest.mark.slow
 def test_the_client_of_others_reads_our_json(tmp_path):
     """In a process of its own: it keeps a cache folder, and its telemetry has to be off before it is imported."""
     observation = OBSERVATION.to_json()

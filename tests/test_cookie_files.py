@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from lifecycle.cookies import Cookie, CookieFormat, read_cookie_file, save_cookie_file
 from lifecycle.errors import CookieFileError, CookieSaveError
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_790_000_000.0
 LATER = NOW + 86400
 SECRET = "s3cr3t-v4lue"

@@ -39,6 +39,7 @@ def run_demo(*args: str, env: dict[str, str] | None = None) -> subprocess.Comple
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac always has a display, so there the demo opens a window")
 def test_every_claim_holds_on_a_real_browser(tmp_path: Path) -> None:
     kept = tmp_path / "kept"

@@ -20,6 +20,8 @@ from lifecycle.diagram import FILES, DiagramError, Format, check, render, svg, w
 from lifecycle.diagram.__main__ import main
 from lifecycle.states import EDGES, STEPS, TERMINAL, Edge, Event, Guard, State, Step
 
+pytestmark = pytest.mark.slow
+
 FORMATS = get_args(Format)
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -14,6 +14,8 @@ import pytest
 from lifecycle.cli import install_browser as ib
 from lifecycle.errors import StartFailed
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -12,8 +12,12 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from loopback_site import Site
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 

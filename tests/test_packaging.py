@@ -132,6 +132,7 @@ def test_every_import_is_declared() -> None:
             assert module in allowed or canonicalize_name(module) in declared, f"{module} is not declared: {files}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folders", "modules"),
     [

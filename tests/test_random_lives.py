@@ -12,6 +12,8 @@ from lifecycle import Client, LifecycleError, RecordKind, State
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
+pytestmark = pytest.mark.slow
+
 STEPS = ["open_backend", "load_cookies", "save_cookies", "close_connections", "release_backend"]
 KINDS = ["fail", "hang", "crash"]
 COOKIE = {"name": "sid", "value": "42", "domain": "example.com", "path": "/"}

@@ -28,7 +28,7 @@ from lifecycle.stores import open_store
 from lifecycle_adapters.memory import MemoryAdapter
 from lifecycle_adapters.remote import RemoteAdapter
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="no SIGKILL")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="no SIGKILL")]
 
 ACTIVE = """
 import sys
