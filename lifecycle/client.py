@@ -104,13 +104,17 @@ class BaseClient:
         adapter: str | Adapter | None = None,
         store: str | Store | None = None,
         clock: Clock | None = None,
+        reap_on_start: bool = True,
     ) -> None:
         if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
             raise ConfigError(option="clock", value=clock, allowed="an object with monotonic, utcnow and call_at")
+        if not isinstance(reap_on_start, bool):
+            raise ConfigError(option="reap_on_start", value=reap_on_start, allowed="True or False")
         self._adapter = _resolve_adapter(adapter)
         self._owns_adapter = adapter is None or isinstance(adapter, str)
         self._store = store
         self._clock = clock
+        self._reap_on_start = reap_on_start
         self._kept: dict[str, Session | AsyncSession] = {}
         self._hooks: list[Hook] = []
         self._core_now = self._new_core()
@@ -118,10 +122,10 @@ class BaseClient:
     def _new_core(self) -> ClientCore:
         core = ClientCore(supervisor(), self._adapter, self._clock, owns_adapter=self._owns_adapter)
         core.client = weakref.ref(self)
-        store = self._store
+        store, reap = self._store, self._reap_on_start
 
         async def opening(_: Caller) -> None:
-            await core.open(store)
+            await core.open(store, reap=reap)
 
         self._abandon = weakref.finalize(self, _abandon, core)  # before the store is opened: it closes that too
         self._abandon.atexit = False  # at exit the supervisor ends what is active
@@ -242,6 +246,8 @@ class Client(BaseClient):
         store: ``sqlite:///path.db``, ``memory:``, or a store object; by default ``LIFECYCLE_STORE`` of the
             environment, else a SQLite file in the user's state folder.
         clock: Time, for tests; see `lifecycle.testing.ManualClock`.
+        reap_on_start: Look, in the background, for sessions of this adapter in the store whose owner has ended, and
+            release and end them, as `Sessions.reap` does.
 
     Raises:
         ConfigError: The adapter is unknown, or the store can't be opened.

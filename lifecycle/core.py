@@ -70,6 +70,9 @@ _process_clock: Final = SystemClock()
 GUESTS_WAIT: Final = 10.0
 """Seconds that a guest waits for an operation on top of what its owner gives it."""
 
+REAP_GRACE: Final = 2.0
+"""Seconds of real time that the end of a client leaves to the reaping that its start began."""
+
 ENDING_GRACE: Final = 2.0
 """Seconds of real time in which a process whose control socket is gone is seen to have ended."""
 
@@ -129,6 +132,8 @@ class ClientCore:
         self.policy = OperationPolicy()
         """What operations on pages may do beyond the page."""
         self.closed = False
+        self._reaping: asyncio.Task[list[SessionStatus]] | None = None
+        """What the start of the client found left behind, until it was told of."""
         self._life = asyncio.Lock()  # a loop of the supervisor's own, never a caller's
         self.flow = Flow(self)
 
@@ -143,12 +148,22 @@ class ClientCore:
         for module in (*_NEEDED, *(("lifecycle.gateway",) if "pages" in self.adapter.capabilities else ())):
             importlib.import_module(module)
 
-    async def open(self, store: str | Store | None) -> None:
-        """Open the store and begin to write; not when `close` came first."""
+    async def open(self, store: str | Store | None, *, reap: bool = False) -> None:
+        """Open the store and begin to write; not when `close` came first.
+
+        With `reap`, sessions that others left behind are ended meanwhile; nobody waits for it.
+        """
         self._load()
         async with self._life:
             if not self.closed:
                 await self._open(store)
+                if reap:
+                    self._reaping = self.supervisor.spawn(self._reap(dry_run=False), "reap")
+                    self._reaping.add_done_callback(self._reaped)
+
+    def _reaped(self, task: asyncio.Task[list[SessionStatus]]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.supervisor.log_event("lifecycle.reap_failed", error=type(error).__name__)
 
     async def _open(self, store: str | Store | None) -> None:
         opened = await self.supervisor.open_store(store)
@@ -227,6 +242,10 @@ class ClientCore:
 
     async def _close(self, opened: OpenStore, cause: str, reason: CloseReason) -> list[Exception]:
         troubles = await self.end_all(cause, reason)
+        if self._reaping is not None:
+            await asyncio.wait({self._reaping}, timeout=REAP_GRACE)
+            self._reaping.cancel()  # what is not done then is left to the next client
+            await asyncio.wait({self._reaping})
         await self.journal.flushed()
         await self.supervisor.logs_flushed()
         for subscriber in list(self.subscribers):
@@ -475,7 +494,8 @@ class ClientCore:
 
     async def read(self, query: Callable[[Store], T]) -> T:
         """Run a query on the store's own thread."""
-        self.check_open()
+        if self._opened is None:
+            self.check_open()
         assert self._opened is not None  # noqa: S101 - open as long as the client is
         return await self._opened.worker.run(query, self._opened.store)
 
@@ -560,8 +580,19 @@ class ClientCore:
         return [s for s in found if status is None or s.status is status]
 
     async def reap(self, *, dry_run: bool) -> list[SessionStatus]:
-        """See `lifecycle.recovery.reap`."""
-        from lifecycle.recovery import reap  # noqa: PLC0415 - few clients need it
+        """See `lifecycle.recovery.reap`; tells too, once, of what the start of the client ended."""
+        told: dict[str | None, SessionStatus] = {}
+        if (begun := self._reaping) is not None:
+            await asyncio.wait({begun})
+            if not dry_run and begun is self._reaping:
+                self._reaping = None
+                if not begun.cancelled() and begun.exception() is None:
+                    told = {status.session_id: status for status in begun.result()}
+        told |= {status.session_id: status for status in await self._reap(dry_run=dry_run)}
+        return list(told.values())
+
+    async def _reap(self, *, dry_run: bool) -> list[SessionStatus]:
+        from lifecycle.recovery import reap  # noqa: PLC0415 - loaded with the first session
 
         return await reap(self, dry_run=dry_run)
 

@@ -650,6 +650,10 @@ class Store(Protocol):
         """Ledger rows, newest first. With `labels`, those that carry all of them."""
         ...
 
+    def unfinished(self) -> Sequence[SessionRow]:
+        """Ledger rows of which something is still to be done, newest first: not over, or failed and not released."""
+        ...
+
     def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:
         """Hold a key, unless somebody else does. Atomic over all processes, durable on return.
 

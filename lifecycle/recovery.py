@@ -19,13 +19,16 @@ from lifecycle.identity import same_process
 from lifecycle.ports import BackendEnd, Reaper
 from lifecycle.states import STEPS, CloseReason, Event, InFlight, State, Step
 from lifecycle.steps import StepTimeout, ms_since, within
-from lifecycle.stores.common import all_rows
+from lifecycle.stores.common import is_unfinished
 
 if TYPE_CHECKING:
     from lifecycle.core import ClientCore
     from lifecycle.ports import Claim, SessionRow, Store
 
 __all__ = ["how_it_stands", "left_behind", "owner_ended", "owner_gone", "reap"]
+
+_AT_ONCE: Final = 16
+"""Sessions that are released at once; a host may have left thousands at one service."""
 
 _REAPING: Final = "(reaper)"
 """Where a reaper holds its claims, among the names of adapters."""
@@ -63,15 +66,17 @@ def how_it_stands(row: SessionRow) -> BackendEnd | None:
 # --- reaping ------------------------------------------------------------------------------------------------------
 
 
-def _is_left(row: SessionRow) -> bool:
-    """True for a row that its owner would still have to do something about."""
-    return not row.state.terminal or (row.state is State.ERROR and not row.released)
-
-
 def left_behind(store: Store) -> list[SessionRow]:
     """Rows of sessions whose owner has ended, and which are not over or not released. Blocks."""
-    unfinished = (State.NOT_STARTED, State.ACTIVE, State.ERROR)
-    return [row for s in unfinished for row in all_rows(store, status=s) if _is_left(row) and owner_gone(row)]
+    gone: dict[tuple[object, ...], bool] = {}
+    found = []
+    for row in store.unfinished():
+        owner = (row.owner_pid, row.owner_started, row.boot_id, row.host)
+        if owner not in gone:  # one process may own thousands
+            gone[owner] = owner_gone(row)
+        if gone[owner]:
+            found.append(row)
+    return found
 
 
 async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
@@ -87,7 +92,13 @@ async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
     rows = [row for row in await core.read(left_behind) if row.adapter == core.adapter.name]
     if dry_run:
         return [SessionStatus.of_row(_over(core, row, None), core.clock.utcnow()) for row in rows]
-    done = await asyncio.gather(*(_reap(core, row) for row in rows), return_exceptions=True)
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(row: SessionRow) -> SessionStatus | None:
+        async with turns:
+            return await _reap(core, row)
+
+    done = await asyncio.gather(*map(in_turn, rows), return_exceptions=True)
     for outcome in done:
         if isinstance(outcome, BaseException):
             raise outcome
@@ -102,7 +113,7 @@ async def _reap(core: ClientCore, row: SessionRow) -> SessionStatus | None:
         return None
     try:
         found = await core.row(row.session_id)
-        if found is None or found.attachment_id != row.attachment_id or not _is_left(found):
+        if found is None or found.attachment_id != row.attachment_id or not is_unfinished(found):
             return None  # another one was there in between
         return await _end(core, found)
     finally:

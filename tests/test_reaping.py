@@ -10,17 +10,19 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from both_ways import PATIENCE, eventually, in_threads
 from remote_service import KEY, RemoteService
+from server_rig import running
 
 from lifecycle import Client, recovery
 from lifecycle.audit import RecordKind, StepOutcome
 from lifecycle.cli import main
-from lifecycle.errors import ReleaseFailed, SessionFailed, StoreError
+from lifecycle.errors import ConfigError, ReleaseFailed, SessionFailed, StoreError
 from lifecycle.identity import boot_id, host_name, process_started, same_process
 from lifecycle.ports import Claim
 from lifecycle.states import STEPS, CloseReason, InFlight, State, Step, StepRule
@@ -33,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="n
 ACTIVE = """
 import sys
 from lifecycle import Client
-session = Client(adapter=sys.argv[2], store=sys.argv[1]).Session(labels={"who": "child"}).start()
+session = Client(adapter=sys.argv[2], store=sys.argv[1], reap_on_start=False).Session(labels={"who": "child"}).start()
 print(session.session_id, flush=True)
 sys.stdin.read()
 """
@@ -94,7 +96,7 @@ class Left(MemoryAdapter):
 
 def test_a_session_of_a_killed_process_is_ended_in_the_log(way, url):
     session_id = killed(url)
-    client = way.client(store=url)
+    client = way.client(store=url, reap_on_start=False)
     (would,) = client.sessions.reap(dry_run=True)
     assert (would.session_id, would.status, would.close_reason) == (session_id, "error", "owner_died")
     assert row_of(url, session_id).state is State.ACTIVE, "a dry run changes nothing"
@@ -232,7 +234,7 @@ def test_what_could_not_be_released_is_told_kept_and_tried_again(url, how, monke
         rule = StepRule(policy=STEPS[Step.RELEASE_BACKEND].policy, budget=0.05)
         monkeypatch.setattr(recovery, "STEPS", {**STEPS, Step.RELEASE_BACKEND: rule})
     outcome = "hang" if how == "hang" else ReleaseFailed("the service is away")
-    with Client(adapter=Left(outcome, outcome, None), store=url) as client:
+    with Client(adapter=Left(outcome, outcome, None), store=url, reap_on_start=False) as client:
         (first,) = client.sessions.reap()
         assert (first.status, first.close_reason) == ("error", "owner_died")
         assert ("the service is away" if how == "refused" else "not within 0.05 seconds") in first.error
@@ -254,7 +256,7 @@ def test_what_could_not_be_released_is_told_kept_and_tried_again(url, how, monke
 
 def test_a_store_that_takes_nothing_is_told(url, monkeypatch):
     session_id = killed(url)
-    with Client(adapter=MemoryAdapter(), store=url) as client:
+    with Client(adapter=MemoryAdapter(), store=url, reap_on_start=False) as client:
         client.sessions.list()
         store = client._core._opened.store
 
@@ -266,6 +268,82 @@ def test_a_store_that_takes_nothing_is_told(url, monkeypatch):
             with pytest.raises(StoreError, match="the disk is full"):
                 client.sessions.reap()
         assert row_of(url, session_id).state is State.ACTIVE
+
+
+def test_the_start_of_a_client_reaps_and_the_next_reap_tells_of_it_once(way, url):
+    session_id = killed(url)
+    client = way.client(store=url)
+    eventually(lambda: row_of(url, session_id).state is State.ERROR)
+    assert row_of(url, session_id).released is True
+    assert [s.session_id for s in client.sessions.reap()] == [session_id]
+    assert list(client.sessions.reap()) == []
+    assert [r.kind for r in records_of(url, session_id)].count(RecordKind.RECOVERED) == 1
+
+
+def test_whether_it_does_is_yes_or_no(url):
+    with pytest.raises(ConfigError, match=r"reap_on_start.*'no'.*True or False"):
+        Client(adapter=MemoryAdapter(), store=url, reap_on_start="no")
+
+
+def test_the_start_of_a_client_does_not_wait_for_it_and_its_end_not_long(url, monkeypatch):
+    session_id = killed(url)
+    monkeypatch.setattr("lifecycle.core.REAP_GRACE", 0.05)
+    adapter = Left("hang")
+    began = time.monotonic()
+    with Client(adapter=adapter, store=url) as client, client.Session() as session:
+        assert session.state is State.ACTIVE
+        eventually(lambda: adapter.reaped == [session_id])
+    assert time.monotonic() - began < STEPS[Step.RELEASE_BACKEND].budget
+    assert row_of(url, session_id).state is State.ACTIVE, "left to the next"
+    with Client(adapter=adapter, store=url) as client:
+        assert [s.session_id for s in client.sessions.reap()] == [session_id]
+    assert adapter.reaped == [session_id] * 2
+
+
+def test_one_at_the_start_that_fails_is_told_to_the_log_of_the_host_and_tried_again(url, caplog, monkeypatch):
+    session_id = killed(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "left_behind", lambda store: 1 / 0)
+        with Client(adapter=MemoryAdapter(), store=url):
+            eventually(lambda: "lifecycle.reap_failed error=ZeroDivisionError" in caplog.text)
+    assert row_of(url, session_id).state is State.ACTIVE
+    with Client(adapter=MemoryAdapter(), store=url) as client:
+        assert [s.session_id for s in client.sessions.reap()] == [session_id]
+
+
+def test_a_server_ends_what_the_one_before_left(url):
+    session_id = killed(url)
+    with running(adapter="memory", store=url) as server:
+        eventually(lambda: server.get(session_id)["status"] == "error")
+        listed = server.http.get("/sessions/", params={"only_active": "true"}).json()
+        assert listed["items"] == []
+    assert row_of(url, session_id).close_reason is CloseReason.OWNER_DIED
+
+
+def test_a_service_that_has_many_to_release_is_asked_for_a_few_at_a_time(url):
+    row = row_of(url, killed(url))
+    many = [dataclasses.replace(row, session_id=f"s{n}", attachment_id=f"a{n}") for n in range(100)]
+    with closing(open_store(url)) as store:
+        store.write([], many)
+
+    class Busy(Left):
+        now = most = 0
+        enough = threading.Event()
+
+        async def reap(self, session_id, facts):
+            self.now += 1
+            self.most = max(self.most, self.now)
+            if self.now >= recovery._AT_ONCE:
+                self.enough.set()
+            while not self.enough.is_set():
+                await asyncio.sleep(0.001)
+            await super().reap(session_id, facts)
+            self.now -= 1
+
+    adapter = Busy()
+    with Client(adapter=adapter, store=url) as client:
+        assert len(client.sessions.reap()) == 101
+    assert adapter.most == recovery._AT_ONCE
 
 
 def test_a_stopped_chromium_that_outlived_its_owner_is_ended(url):

@@ -25,7 +25,7 @@ from lifecycle.errors import ConfigError, StoreError
 from lifecycle.states import State
 from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file
 from lifecycle.stores.memory import MemoryStore
-from lifecycle.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
+from lifecycle.stores.sqlite import _UNFINISHED, APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
 from lifecycle.testing.store_suite import StoreSuite, a_claim, a_record, a_row, the_end
 from lifecycle.testing.ways import in_threads
 
@@ -146,14 +146,17 @@ def test_it_is_durable_in_wal_mode(store, path):
         "SELECT * FROM sessions WHERE session_id = 's'",
         "SELECT * FROM sessions WHERE state = 'active' ORDER BY created_at DESC, rowid DESC LIMIT 50",
         "SELECT * FROM sessions ORDER BY created_at DESC, rowid DESC LIMIT 50",
+        f"SELECT * FROM sessions INDEXED BY sessions_unfinished WHERE {_UNFINISHED} ORDER BY created_at DESC",
     ],
 )
 def test_queries_use_an_index(store, path, sql):
     with closing(sqlite3.connect(path)) as db:
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}")]
     assert any("USING" in step and "INDEX" in step for step in plan), plan
-    if "state =" in sql:
+    if "WHERE state =" in sql:
         assert any("sessions_by_state" in step for step in plan), plan
+    if _UNFINISHED in sql:
+        assert any("sessions_unfinished" in step for step in plan), plan
     if "sessions" in sql:
         assert not any("TEMP B-TREE" in step for step in plan), plan
 
@@ -184,13 +187,16 @@ def test_a_database_of_an_older_schema_is_brought_up(store, path):
     store.close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE claims")
+        db.execute("DROP INDEX sessions_unfinished")
         db.execute("PRAGMA user_version=1")
     for _ in range(2):
         with closing(SQLiteStore(path)) as again:
             again.open()
             assert [r for _, r in again.records()] == [a_record()]
             assert again.claim(a_claim()) is None
+            assert again.unfinished() == [a_row()]
     with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sessions_unfinished'").fetchone()
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 

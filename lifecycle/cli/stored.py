@@ -103,7 +103,7 @@ def show_session(session_id: str, *, store: str | None, as_json: bool) -> None:
     with reading(store) as opened:
         found = find_session(opened, session_id)
         row = opened.session(found)
-    with Client(adapter="memory", store=store) as client:
+    with Client(adapter="memory", store=store, reap_on_start=False) as client:
         status = client.sessions.get(found)
     assert row is not None  # noqa: S101 - it was found just now, and rows are never deleted
     gone = _gone(row)
@@ -119,7 +119,7 @@ def stop_session(session_id: str, *, store: str | None, as_json: bool) -> None:
     with reading(store) as opened:
         found = find_session(opened, session_id)
         over = _over(opened.session(found))
-    with Client(adapter="memory", store=store) as client:
+    with Client(adapter="memory", store=store, reap_on_start=False) as client:
         status = client.sessions.stop(found)
     if as_json:
         print_json({**status.to_json(), "was_over": over}, indent=True)
@@ -138,7 +138,7 @@ def reap_sessions(*, dry_run: bool, store: str | None, as_json: bool) -> None:
     without: dict[str, ConfigError] = {}
     for adapter in adapters:
         try:
-            client = Client(adapter=adapter, store=store)
+            client = Client(adapter=adapter, store=store, reap_on_start=False)
         except ConfigError as e:  # one that is not installed here, or lacks its key: the others are reaped all the same
             without[adapter] = e
             continue

@@ -12,14 +12,14 @@ import orjson
 
 from lifecycle.audit import Record
 from lifecycle.errors import ConfigError, StoreError
+from lifecycle.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lifecycle.ports import SessionRow, Store
-    from lifecycle.states import State
 
-__all__ = ["all_rows", "check_page", "check_rows", "decode", "encode", "refused"]
+__all__ = ["all_rows", "check_page", "check_rows", "decode", "encode", "is_unfinished", "refused"]
 
 
 _PAGE: Final = 1000
@@ -33,6 +33,11 @@ def all_rows(store: Store, *, status: State | None = None) -> Iterator[SessionRo
         yield from rows
         if len(rows) < _PAGE:
             return
+
+
+def is_unfinished(row: SessionRow) -> bool:
+    """True while its owner, or a reaper, has something to do about a row."""
+    return not row.state.terminal or (row.state is State.ERROR and not row.released)
 
 
 def check_page(*, limit: int | None, offset: int = 0) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lifecycle.errors import StoreError
-from lifecycle.stores.common import check_page, check_rows, decode, encode, refused
+from lifecycle.stores.common import check_page, check_rows, decode, encode, is_unfinished, refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,5 +169,14 @@ class MemoryStore:
             for row in reversed(list(self._rows.values()))
             if (status is None or row.state == status) and wanted <= row.labels.items()
         ]
-        found.sort(key=lambda row: row.created_at, reverse=True)  # stable: of the same instant, the last put first
-        return found[offset : offset + limit]
+        return _newest_first(found)[offset : offset + limit]
+
+    def unfinished(self) -> Sequence[SessionRow]:
+        """Ledger rows of which something is still to be done; see `lifecycle.ports.Store.unfinished`."""
+        self._check_open()
+        return _newest_first([row for row in reversed(list(self._rows.values())) if is_unfinished(row)])
+
+
+def _newest_first(rows: Sequence[SessionRow]) -> list[SessionRow]:
+    """Sorted; of rows of the same instant, those given first come first."""
+    return sorted(rows, key=lambda row: row.created_at, reverse=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "SQLiteStore"]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """The version of the tables, kept in the file's ``user_version``."""
 
 APPLICATION_ID: Final = 0x6C696665
@@ -55,7 +55,12 @@ _CLAIMS: Final = """CREATE TABLE claims (
         PRIMARY KEY (adapter, key)
     )"""
 
-_UPGRADES: Final = {1: (_CLAIMS,)}
+_UNFINISHED: Final = "(state IN ('not_started', 'active') OR (state = 'error' AND NOT released))"
+"""What `lifecycle.stores.common.is_unfinished` says of a row."""
+
+_UNFINISHED_INDEX: Final = f"CREATE INDEX sessions_unfinished ON sessions (created_at) WHERE {_UNFINISHED}"
+
+_UPGRADES: Final = {1: (_CLAIMS,), 2: (_UNFINISHED_INDEX,)}
 """What makes a database of a version into one of the next."""
 
 _SCHEMA: Final = (
@@ -123,6 +128,7 @@ _SCHEMA: Final = (
     )""",
     "CREATE INDEX sessions_by_age ON sessions (created_at)",
     "CREATE INDEX sessions_by_state ON sessions (state, created_at)",
+    _UNFINISHED_INDEX,
     _CLAIMS,
     f"PRAGMA application_id={APPLICATION_ID}",
     f"PRAGMA user_version={SCHEMA_VERSION}",
@@ -259,6 +265,14 @@ class SQLiteStore:
         sql = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY created_at DESC, rowid DESC LIMIT ? OFFSET ?"
         with self._file.use() as db:
             found = db.execute(sql, (*parameters, limit, offset)).fetchall()
+        return [self._to_row(row) for row in found]
+
+    def unfinished(self) -> Sequence[SessionRow]:
+        """Ledger rows of which something is still to be done; see `lifecycle.ports.Store.unfinished`."""
+        # Left to itself, SQLite looks at every session that failed.
+        sql = f"{_SELECT} INDEXED BY sessions_unfinished WHERE {_UNFINISHED} ORDER BY created_at DESC, rowid DESC"
+        with self._file.use() as db:
+            found = db.execute(sql).fetchall()
         return [self._to_row(row) for row in found]
 
     def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:

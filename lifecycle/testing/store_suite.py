@@ -16,6 +16,7 @@ A store that keeps its records past `close` also says ``durable = True`` and ove
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -310,6 +311,19 @@ class StoreSuite:
             assert [row.session_id for row in store.sessions(status=state)] == [str(state)]
         assert list(store.sessions(status=State.ACTIVE, labels={"team": "red"})) == []
         assert list(store.sessions(status=State.ACTIVE, offset=1)) == []
+
+    def test_unfinished_are_those_that_somebody_has_to_do_something_about(self, store: Store) -> None:
+        """Not over, or failed and not released; newest first."""
+        put = [
+            a_row(f"{state}{released}", state=state, released=released, created_at=T0 + timedelta(seconds=n))
+            for n, (state, released) in enumerate((s, r) for s in State for r in (False, True))
+        ]
+        store.write([], put)
+        expected = [row for row in put if row.state in (State.NOT_STARTED, State.ACTIVE)]
+        expected += [row for row in put if row.state is State.ERROR and not row.released]
+        assert list(store.unfinished()) == sorted(expected, key=lambda row: row.created_at, reverse=True)
+        store.write([], [dataclasses.replace(row, state=State.CLOSED) for row in expected])
+        assert list(store.unfinished()) == []
 
     def test_rows_are_chosen_by_labels(self, store: Store) -> None:
         """All of the labels, whole and exact, whatever characters they are made of."""
