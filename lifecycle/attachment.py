@@ -69,6 +69,8 @@ class SessionStatus:
         """The status that a ledger row tells."""
         active = row.state is State.ACTIVE
         idle = row.last_accessed_at + timedelta(minutes=row.timeout_minutes)
+        if row.held_until is not None:
+            idle = max(idle, row.held_until)
         longest = row.created_at + timedelta(minutes=row.max_duration_minutes)
         return cls(
             session_id=row.session_id,
@@ -183,6 +185,7 @@ class Attachment:
         "error",
         "facts_kept",
         "gone",
+        "held_until",
         "in_flight",
         "last_used",
         "loaded",
@@ -216,6 +219,8 @@ class Attachment:
         self.opened_at = self.last_used = clock.monotonic()
         self.ended_at: float | None = None
         self.max_minutes = options.max_duration_minutes
+        self.held_until: float | None = None
+        """Monotonic seconds until which it needs no use to stay open."""
         self.close_reason: CloseReason | None = None
         self.error: BaseException | None = None
         self.backend: Backend | None = None
@@ -265,9 +270,10 @@ class Attachment:
         if self.state is not State.ACTIVE or self.guest:
             return None  # a guest follows its owner's deadlines
         used = self.clock.monotonic() if self.busy else self.last_used
-        idle = Deadline(
-            used + self.options.timeout_minutes * 60, CloseReason.IDLE_TIMEOUT, self.options.timeout_minutes
-        )
+        unused = used + self.options.timeout_minutes * 60
+        if self.held_until is not None:
+            unused = max(unused, self.held_until)
+        idle = Deadline(unused, CloseReason.IDLE_TIMEOUT, self.options.timeout_minutes)
         longest = Deadline(self.opened_at + self.max_minutes * 60, CloseReason.MAX_DURATION, self.max_minutes)
         return min(idle, longest, key=lambda d: d.at)
 
@@ -313,6 +319,12 @@ class Attachment:
                 minutes=minutes,
             )
         return kind(session_id=self.session_id, close_reason=self.close_reason, closed_at=self.closed_at, detail=detail)
+
+    def _held_until(self) -> datetime | None:
+        """The end of the last hold as a wall-clock time."""
+        if self.held_until is None or self.state.terminal:
+            return None
+        return self.clock.utcnow() + timedelta(seconds=self.held_until - self.clock.monotonic())
 
     def last_accessed_at(self) -> datetime:
         """The last use as a wall-clock time."""
@@ -364,6 +376,7 @@ class Attachment:
             created_at=self.created_at,
             closed_at=self.closed_at,
             last_accessed_at=self.last_accessed_at(),
+            held_until=self._held_until(),
             timeout_minutes=self.options.timeout_minutes,
             max_duration_minutes=self.max_minutes,
             close_reason=self.close_reason,

@@ -42,7 +42,9 @@ class RecordKind(enum.StrEnum):
     HOOKS = "hooks"
     """The hooks that come after a commit have run."""
     EXTENDED = "extended"
-    """The session's maximum duration was moved."""
+    """The session's maximum duration was moved, by ``seconds``."""
+    HELD = "held"
+    """The session stays open without use for ``seconds`` from now, for the reason in `note`."""
     RECOVERED = "recovered"
     """Written by a later process about a session whose owner died: its end, or that what it left was released."""
 
@@ -109,7 +111,8 @@ class Record:
         error: Class name of the error that caused or answered the event, or None.
         guards: The guards of the edge with their results.
         steps: The steps and hooks, in the order in which they ran.
-        counts: Numbers worth keeping: cookies_loaded, cookies_saved, cookies_rejected, operations, ...
+        counts: Numbers worth keeping: cookies_loaded, cookies_saved, cookies_rejected, operations, seconds, ...
+        note: What the caller gave as the reason, or None.
         pid: Process that wrote this.
         thread: Name of the thread or task that caused it.
         host: Host name.
@@ -138,6 +141,7 @@ class Record:
     guards: tuple[GuardResult, ...] = ()
     steps: tuple[StepResult, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    note: str | None = None
     pid: int = 0
     thread: str = ""
     host: str = ""

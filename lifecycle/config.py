@@ -249,6 +249,14 @@ def check_minutes(option: str, value: object) -> float:
     return _minutes(option, value)
 
 
+def check_line(option: str, value: object) -> str:
+    """`value` as a text in one line."""
+    text = _text(option, value)
+    if text is None:
+        raise ConfigError(option=option, value=value, allowed="a non-empty text in one line")
+    return text
+
+
 def _minutes(option: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ConfigError(option=option, value=value, allowed=f"a number of minutes above 0, at most {MAX_MINUTES:g}")

@@ -35,6 +35,7 @@ from lifecycle.actions import (
 )
 from lifecycle.errors import (
     BackendError,
+    ConfigError,
     ConnectionLost,
     ReleaseFailed,
     SessionClosed,
@@ -222,6 +223,9 @@ class ControlServer:
             answer["error"] = {
                 "kind": "unsupported", "operation": e.operation, "adapter": e.adapter, "way_out": e.way_out
             }  # fmt: skip
+        except ConfigError as e:
+            value = e.value if isinstance(e.value, (str, int, float)) else repr(e.value)
+            answer["error"] = {"kind": "config", "option": e.option, "value": value, "allowed": e.allowed}
         except Exception as e:  # noqa: BLE001 - told to the guest, who raises it
             answer["error"] = {"kind": type(e).__name__, "message": _sendable(str(e))}
         try:
@@ -316,6 +320,8 @@ def _silent(path: str, session_id: str, seconds: float) -> OwnerSilent:
 def _raise(error: Mapping[str, Any]) -> None:
     if error["kind"] == "unsupported":
         raise UnsupportedOperation(operation=error["operation"], adapter=error["adapter"], way_out=error["way_out"])
+    if error["kind"] == "config":
+        raise ConfigError(option=error["option"], value=error["value"], allowed=error["allowed"])
     if error["kind"] == "ReleaseFailed":
         raise ReleaseFailed(error["message"])
     if error["kind"] in _OVER:
@@ -544,6 +550,10 @@ class GuestBackend:
     async def extend(self, minutes: float) -> None:
         """Move the session's maximum duration."""
         await self._ask("extend", minutes=minutes)
+
+    async def hold(self, reason: str, minutes: float) -> None:
+        """Keep the session open without use."""
+        await self._ask("hold", reason=reason, minutes=minutes)
 
     async def get_cookies(self) -> Sequence[Cookie]:
         """Cookies of the default context, by way of the owner."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lifecycle.audit import Record
     from lifecycle.callers import Caller
     from lifecycle.client import BaseClient
+    from lifecycle.control import GuestBackend
     from lifecycle.cookies import Cookie
     from lifecycle.engine import OpenStore, Supervisor
     from lifecycle.hooks import Hook, Transition
@@ -441,23 +442,40 @@ class ClientCore:
 
     async def extend(self, att: Attachment, caller: Caller | None, minutes: float) -> None:
         """Move the maximum duration by `minutes`; durable before it is acknowledged."""
+        await self._move(att, caller, "extend", "max_duration_minutes", lambda owner: owner.extend(minutes))
+        if not att.guest:
+            await self.flow.extended(att, caller, minutes)
+
+    async def hold(self, att: Attachment, caller: Caller | None, reason: str, minutes: float) -> None:
+        """Keep the session open without use for `minutes`; durable before it is acknowledged."""
+        await self._move(att, caller, "hold", "timeout_minutes", lambda owner: owner.hold(reason, minutes))
+        if not att.guest:
+            await self.flow.held(att, caller, reason, minutes)
+
+    async def _move(
+        self,
+        att: Attachment,
+        caller: Caller | None,
+        operation: str,
+        option: str,
+        ask: Callable[[GuestBackend], Awaitable[None]],
+    ) -> None:
+        """See that a deadline can be moved; a guest has its owner do it."""
         from lifecycle.control import GuestBackend  # noqa: PLC0415 - loaded with the first session
 
         self._arrives(att, caller)
         if "fixed_duration" in att.adapter.capabilities:
             raise UnsupportedOperation(
-                operation="extend",
+                operation=operation,
                 adapter=att.adapter.name,
-                way_out="its service takes the maximum duration at the start: give max_duration_minutes= there",
+                way_out=f"its service takes its time limits at the start: give {option}= there",
             )
 
         async def check(backend: Backend) -> None:
             if isinstance(backend, GuestBackend):
-                await backend.extend(minutes)
+                await ask(backend)
 
         await self.flow.operate(att, caller, check)
-        if not att.guest:
-            await self.flow.extended(att, caller, minutes)
 
     def _refuse_in_hook(self, what: str, att: Attachment, caller: Caller) -> None:
         """Raise UsageError in a hook of the attachment, or of the owner of its session, which it would wait for."""

@@ -261,6 +261,9 @@ class Supervisor:
             case "extend":
                 await core.extend(att, None, float(args["minutes"]))
                 return None
+            case "hold":
+                await core.hold(att, None, str(args["reason"]), float(args["minutes"]))
+                return None
             case "cdp_url":
                 return await core.flow.operate(att, None, lambda b: b.cdp_url())
             case "get_cookies":

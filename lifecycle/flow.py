@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import copy
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lifecycle.attachment import Attachment, describe
@@ -19,6 +19,7 @@ from lifecycle.audit import RecordKind, StepResult
 from lifecycle.errors import (
     AuditError,
     BackendError,
+    ConfigError,
     ConnectionLost,
     GuardRejected,
     InvalidTransition,
@@ -178,15 +179,57 @@ class Flow:
 
     async def extended(self, att: Attachment, caller: FlowCaller | None, minutes: float) -> None:
         """Move the maximum duration, durably. The caller has decided `operate` before."""
+
+        def add(more: float) -> None:
+            att.max_minutes += more
+
+        await self._move(att, caller, RecordKind.EXTENDED, minutes, do=lambda: add(minutes), undo=lambda: add(-minutes))
+
+    async def held(self, att: Attachment, caller: FlowCaller | None, reason: str, minutes: float) -> None:
+        """Keep the session open without use for `minutes`, durably. The caller has decided `operate` before.
+
+        Raises:
+            ConfigError: Its maximum duration ends before.
+        """
+        now = self._host.clock.monotonic()
+        left = (att.opened_at + att.max_minutes * 60 - now) / 60
+        if minutes > left:
+            way_out = f"at most {left:.4g}, what is left of max_duration_minutes; extend(minutes=...) moves that"
+            raise ConfigError(option="minutes", value=minutes, allowed=way_out)
+        before, until = att.held_until, now + minutes * 60
+
+        def put(value: float | None) -> None:
+            att.held_until = value
+
+        await self._move(
+            att, caller, RecordKind.HELD, minutes, do=lambda: put(until), undo=lambda: put(before), note=reason
+        )
+
+    async def _move(
+        self,
+        att: Attachment,
+        caller: FlowCaller | None,
+        kind: RecordKind,
+        minutes: float,
+        *,
+        do: Callable[[], None],
+        undo: Callable[[], None],
+        note: str | None = None,
+    ) -> None:
+        """Move a deadline of an active session, and record it."""
         decision = decide(att.state, Event.OPERATE, att.facts())
         if decision.edge is None:
             raise self._refuse(att, Event.OPERATE, decision, caller)
-        att.max_minutes += minutes  # before the write, whose row holds it
+        do()  # before the write, whose row holds it
+        self._host.deadlines.watch(DeadlineEntry(self, att))  # it may have come nearer
+        counts = {"seconds": round(minutes * 60)}
         try:
-            await self._record(att, RecordKind.EXTENDED, decision, event=Event.OPERATE, caller=caller, row=True)
+            await self._record(
+                att, kind, decision, event=Event.OPERATE, caller=caller, row=True, counts=counts, note=note
+            )
         except StoreError as e:
-            att.max_minutes -= minutes
-            # A store that takes its writes later on takes the extension too, and after it that it does not hold.
+            undo()
+            # A store that takes its writes later on takes this one too, and after it that it does not hold.
             self._note(
                 att, RecordKind.REJECTED, decision, event=Event.OPERATE, caller=caller, error=e, dest=att.state,
                 row=not att.state.terminal,
@@ -235,11 +278,15 @@ class Flow:
         source: State | None = None,
         row: bool = False,
         released: bool = False,
+        counts: Mapping[str, int] | None = None,
+        note: str | None = None,
     ) -> asyncio.Future[None]:
         """Number a record, queue it, and return the future of its durability."""
         kept = self._host.row_of(att, released=released) if row else None  # before a number is taken: it may raise
         att.seq += 1
         takes = decision.edge is not None
+        if counts is None:
+            counts = att.counts if kind in (RecordKind.COMMIT, RecordKind.DIVERTED) else {}
         record = self._host.journal.record(
             kind=kind,
             attachment_id=att.attachment_id,
@@ -255,7 +302,8 @@ class Flow:
             error=type(error).__name__ if error is not None else None,
             guards=decision.guards,
             steps=tuple(steps or ()),
-            counts=dict(att.counts) if kind in (RecordKind.COMMIT, RecordKind.DIVERTED) else {},
+            counts=dict(counts),
+            note=note,
             thread=caller.name if caller is not None else "supervisor",
             labels=dict(att.options.labels),
         )

@@ -536,6 +536,7 @@ class SessionRow:
         created_at: When its start became durable (UTC).
         closed_at: When it ended (UTC), or None.
         last_accessed_at: Last use that is known here (UTC); the owner knows better while the session is active.
+        held_until: Until when it needs no use to stay open (UTC), or None.
         timeout_minutes: Idle timeout.
         max_duration_minutes: Absolute limit.
         close_reason: Why it ended, or None.
@@ -558,6 +559,7 @@ class SessionRow:
     created_at: datetime
     closed_at: datetime | None = None
     last_accessed_at: datetime
+    held_until: datetime | None = None
     timeout_minutes: float
     max_duration_minutes: float
     close_reason: CloseReason | None = None

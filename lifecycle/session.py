@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lifecycle.actions import Action, ActionResult, Observation, Scrape, parse_action, parse_observe, parse_scrape
 from lifecycle.attachment import Attachment, SessionStatus
-from lifecycle.config import check_minutes
+from lifecycle.config import check_line, check_minutes
 from lifecycle.errors import (
     CookieRejected,
     GuardRejected,
@@ -294,6 +294,15 @@ class Handle:
 
         return work
 
+    def _do_hold(self, reason: str, minutes: float) -> Callable[[Caller], Awaitable[SessionStatus]]:
+        why, checked = check_line("reason", reason), check_minutes("minutes", minutes)
+
+        async def work(caller: Caller) -> SessionStatus:
+            await self._core.hold(self._att, caller, why, checked)
+            return await self._core.status(self._att)
+
+        return work
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._att.session_id} {self._att.state}>"
 
@@ -554,6 +563,25 @@ class Session(Handle):
         status: SessionStatus = self._call(self._do_extend(minutes))
         return status
 
+    def hold(self, reason: str, minutes: float) -> SessionStatus:
+        """Keep the session open for `minutes` from now, used or not, while a person looks at it.
+
+        It holds the idle deadline alone, not the maximum duration. A later hold replaces an earlier one, a shorter
+        one too. Recorded, with the reason, before it is acknowledged.
+
+        Args:
+            reason: What for, in one line; it goes into the log.
+            minutes: How long; fractions are fine.
+
+        Raises:
+            ConfigError: The maximum duration ends before; `extend` moves that.
+            SessionEnded: The session is over.
+            StoreError: It could not be recorded, so it does not hold.
+            UnsupportedOperation: A service keeps the session's time.
+        """
+        status: SessionStatus = self._call(self._do_hold(reason, minutes))
+        return status
+
     def wait_ended(self, timeout: float | None = None) -> SessionStatus:
         """Wait until the session is over, for at most `timeout` seconds.
 
@@ -748,6 +776,11 @@ class AsyncSession(Handle):
     async def extend(self, *, minutes: float) -> SessionStatus:
         """Move the maximum duration by `minutes`; recorded before it is acknowledged."""
         status: SessionStatus = await self._call(self._do_extend(minutes))
+        return status
+
+    async def hold(self, reason: str, minutes: float) -> SessionStatus:
+        """Keep the session open without use; see `Session.hold`."""
+        status: SessionStatus = await self._call(self._do_hold(reason, minutes))
         return status
 
     async def wait_ended(self, timeout: float | None = None) -> SessionStatus:  # noqa: ASYNC109

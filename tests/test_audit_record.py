@@ -96,8 +96,8 @@ def test_the_bytes_of_a_record_are_these():
         '"guards":[{"guard":"idle","held":true},{"guard":"no session_id","held":false}],'
         '"steps":[{"step":"open_backend","outcome":"done","ms":12.5,"attempts":1,"error":null,"note":null},'
         '{"step":"open_viewer","outcome":"failed","ms":0.1,"attempts":2,"error":"OSError","note":"no"}],'
-        '"counts":{"cookies_loaded":3},"pid":42,"thread":"MainThread","host":"host","labels":{"a":"ü","b":"2"},'
-        '"library":"1.0","table":1,"schema":1}'
+        '"counts":{"cookies_loaded":3},"note":"a look at the form","pid":42,"thread":"MainThread","host":"host",'
+        '"labels":{"a":"ü","b":"2"},"library":"1.0","table":1,"schema":1}'
     )
 
 

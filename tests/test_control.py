@@ -311,6 +311,7 @@ def test_the_stop_of_a_killed_owners_session_says_that_it_died(owner, url):
 OPERATIONS = {
     "status": lambda g: g.status(),
     "extend": lambda g: g.extend(1),
+    "hold": lambda g: g.hold("a look", 1),
     "get_cookies": lambda g: g.get_cookies(),
     "set_cookies": lambda g: g.set_cookies([]),
     "clear_cookies": lambda g: g.clear_cookies(),

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import traceback
 import types
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -41,6 +42,7 @@ from lifecycle import client as client_module
 from lifecycle.errors import BackendError, CookieRejected, LifecycleError, SessionEnded
 from lifecycle.flow import DeadlineEntry
 from lifecycle.states import CloseReason, Event, Guard, InFlight, State
+from lifecycle.stores import open_store
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import Fault, MemoryAdapter
@@ -455,6 +457,7 @@ OPERATIONS = {
     "set_cookies": lambda s: s.set_cookies(cookies=[COOKIE]),
     "cdp_url": lambda s: s.cdp_url(),
     "extend": lambda s: s.extend(minutes=1),
+    "hold": lambda s: s.hold("a look", 1),
     "page": lambda s: s.page() if isinstance(getattr(s, "_target", s), AsyncSession) else s.page,
 }
 
@@ -584,10 +587,76 @@ def test_extend_moves_the_maximum_duration_and_is_recorded(way, clock):
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "5", None, 10**9])
-def test_extend_refuses_what_is_no_number_of_minutes(way, minutes):
+@pytest.mark.parametrize("ask", [lambda s, m: s.extend(minutes=m), lambda s, m: s.hold("a look", m)])
+def test_what_is_no_number_of_minutes_is_refused(way, minutes, ask):
     with way.client().Session() as session, pytest.raises(ConfigError) as caught:
-        session.extend(minutes=minutes)
+        ask(session, minutes)
     assert caught.value.option == "minutes"
+
+
+def test_a_hold_keeps_it_open_without_use_and_is_recorded(way, clock):
+    session = way.client(clock=clock).Session(timeout_minutes=3, max_duration_minutes=60).start()
+    status = session.hold("looking at the form", 20)
+    assert status.expires_at == clock.utcnow() + timedelta(minutes=20)
+    clock.advance(19 * 60)
+    assert session.state is State.ACTIVE
+    session.get_cookies()
+    assert session.status().expires_at == clock.utcnow() + timedelta(minutes=3), "use counts after it as before"
+    clock.advance(2 * 60)
+    assert session.state is State.ACTIVE
+    clock.advance(60)
+    assert session.wait_ended(timeout=PATIENCE).close_reason is CloseReason.IDLE_TIMEOUT
+    [held] = [r for r in session.history() if r.kind is RecordKind.HELD]
+    assert (held.note, held.counts["seconds"], held.source, held.dest) == (
+        "looking at the form", 1200, State.ACTIVE, State.ACTIVE,
+    )  # fmt: skip
+    with pytest.raises(SessionTimedOut):
+        session.hold("once more", 1)
+
+
+def test_a_later_hold_replaces_an_earlier_one(way, clock):
+    session = way.client(clock=clock).Session(timeout_minutes=1, max_duration_minutes=60).start()
+    session.hold("a long look", 30)
+    clock.advance(90)  # the timer has looked, and waits for the end of the long one
+    session.hold("a shorter one", 5)
+    clock.advance(5 * 60 - 1)
+    assert session.state is State.ACTIVE
+    clock.advance(1)
+    assert session.wait_ended(timeout=PATIENCE).close_reason is CloseReason.IDLE_TIMEOUT
+
+
+def test_a_hold_beyond_the_longest_duration_names_the_way_out(way, clock):
+    session = way.client(clock=clock).Session(timeout_minutes=1, max_duration_minutes=10).start()
+    clock.advance(30)
+    with pytest.raises(ConfigError, match=r"minutes.*12.*at most 9\.5, what is left.*extend") as caught:
+        session.hold("a look", 12)
+    assert caught.value.option == "minutes"
+    session.extend(minutes=5)
+    session.hold("a look", 12)
+    clock.advance(12 * 60 - 1)
+    assert session.state is State.ACTIVE
+
+
+@pytest.mark.parametrize("reason", ["", " ", None, 7, "two\nlines", "\udcff"])
+def test_a_hold_says_what_for(way, reason):
+    with way.client().Session() as session, pytest.raises(ConfigError, match="reason"):
+        session.hold(reason, 1)
+
+
+def test_a_guests_hold_is_its_owners(way, clock, tmp_path):
+    store = f"sqlite:///{tmp_path}/s.db"
+    owner = way.client(clock=clock, store=store).Session(timeout_minutes=3, max_duration_minutes=15).start()
+    guest = way.client(clock=clock, store=store).Session(owner.session_id).start()
+    told = guest.hold("a look", 10)
+    assert told.expires_at == owner.status().expires_at == clock.utcnow() + timedelta(minutes=10)
+    with pytest.raises(ConfigError, match="at most 15"):
+        guest.hold("a look", 16)
+    with closing(open_store(store)) as opened:
+        row = opened.session(owner.session_id)
+    assert SessionStatus.of_row(row, clock.utcnow()).expires_at == told.expires_at, "as a list elsewhere tells it"
+    clock.advance(9 * 60)
+    assert owner.state is State.ACTIVE
+    guest.stop()
 
 
 def test_wait_ended_waits_and_gives_the_final_status(way):

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import weakref
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -391,6 +392,20 @@ def test_an_extension_that_was_not_recorded_does_not_hold():
             if session.state is State.ACTIVE:
                 session._att.used()
         assert session.wait_ended(timeout=PATIENCE).close_reason is CloseReason.MAX_DURATION
+
+
+def test_a_hold_that_could_not_be_recorded_does_not_hold():
+    clock, store = ManualClock(), FailingStore()
+    with Client(adapter=MemoryAdapter(), store=store, clock=clock) as client:
+        session = client.Session(timeout_minutes=5, max_duration_minutes=60).start()
+        session.hold("a look", 10)
+        store.broken = True
+        with pytest.raises(StoreError):
+            session.hold("a longer look", 30)
+        store.broken = False
+        assert session.status().expires_at == clock.utcnow() + timedelta(minutes=10)
+        clock.advance(10 * 60)
+        assert session.wait_ended(timeout=PATIENCE).close_reason is CloseReason.IDLE_TIMEOUT
 
 
 def test_a_deadline_that_passed_while_an_extension_was_refused_is_not_missed():

@@ -44,6 +44,7 @@ def sync_side() -> None:
             assert_type(status.close_reason, CloseReason | None)
             assert_type(status.status, State)
             assert_type(session.extend(minutes=0.5), SessionStatus)
+            assert_type(session.hold("a look", 0.5), SessionStatus)
             assert_type(session.wait_ended(timeout=1), SessionStatus)
             assert_type(session.history(), list[Record])
             assert_type(session.history()[0].steps, tuple[StepResult, ...])

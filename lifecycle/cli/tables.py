@@ -114,9 +114,13 @@ def _table(console: Console) -> Table:
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
 
 
+_STAYS: Final = (RecordKind.REJECTED, RecordKind.IGNORED, RecordKind.JOINED, RecordKind.EXTENDED, RecordKind.HELD)
+"""Kinds of records in which no state is left."""
+
+
 def _transition(record: Record, signs: Marks) -> Text:
     source = Text().append(record.source, style=_STATES[record.source])
-    if record.kind in (RecordKind.REJECTED, RecordKind.IGNORED, RecordKind.JOINED, RecordKind.EXTENDED):
+    if record.kind in _STAYS:
         return source
     reached = record.kind in (RecordKind.COMMIT, RecordKind.RECOVERED)
     dest = Text(record.dest, style=_STATES[record.dest] if reached else "dim")
@@ -127,6 +131,10 @@ def _why(record: Record) -> Text:
     # A deadline is named by the reason that it gives.
     words = [record.cause] if record.cause != "deadline" or record.close_reason is None else []
     why = Text(": ".join([*words, *([record.close_reason] if record.close_reason is not None else [])]))
+    if record.kind in (RecordKind.EXTENDED, RecordKind.HELD):
+        why.append(f" {record.counts.get('seconds', 0) / 60:.3g} min")
+    if record.note is not None:
+        why.append(f" {record.note}")
     if record.error is not None:
         why.append(" ").append(record.error, style="red")
     failed = [guard.guard for guard in record.guards if not guard.held]

@@ -60,7 +60,7 @@ _UNFINISHED: Final = "(state IN ('not_started', 'active') OR (state = 'error' AN
 
 _UNFINISHED_INDEX: Final = f"CREATE INDEX sessions_unfinished ON sessions (created_at) WHERE {_UNFINISHED}"
 
-_UPGRADES: Final = {1: (_CLAIMS,), 2: (_UNFINISHED_INDEX,)}
+_UPGRADES: Final = {1: (_CLAIMS,), 2: (_UNFINISHED_INDEX, "ALTER TABLE sessions ADD COLUMN held_until TEXT")}
 """What makes a database of a version into one of the next."""
 
 _SCHEMA: Final = (
@@ -115,6 +115,7 @@ _SCHEMA: Final = (
         created_at TEXT NOT NULL,
         closed_at TEXT,
         last_accessed_at TEXT NOT NULL,
+        held_until TEXT,
         timeout_minutes REAL NOT NULL,
         max_duration_minutes REAL NOT NULL,
         close_reason TEXT,
@@ -146,6 +147,7 @@ _CLAIM: Final = (
 )
 _HELD: Final = f"SELECT {', '.join(_CLAIMED)} FROM claims WHERE adapter = ? AND key = ?"  # noqa: S608 - as above
 _COLUMNS: Final = tuple(f.name for f in fields(SessionRow))
+_TIMES: Final = ("created_at", "closed_at", "last_accessed_at", "held_until")
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
 _PUT: Final = (
     f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
@@ -337,9 +339,7 @@ class SQLiteStore:
                 close_reason=CloseReason(values["close_reason"]) if values["close_reason"] is not None else None,
                 labels=orjson.loads(values["labels"]),
                 facts=orjson.loads(values["facts"]),
-                created_at=datetime.fromisoformat(values["created_at"]),
-                closed_at=datetime.fromisoformat(values["closed_at"]) if values["closed_at"] is not None else None,
-                last_accessed_at=datetime.fromisoformat(values["last_accessed_at"]),
+                **{n: datetime.fromisoformat(values[n]) for n in _TIMES if values[n] is not None},
             )
         except ValueError as e:
             what = f"the row of session {values['session_id']} can't be read ({e})"
@@ -368,7 +368,7 @@ def _to_columns(row: SessionRow) -> tuple[object, ...]:
     values = {name: getattr(row, name) for name in _COLUMNS}
     for name in ("labels", "facts"):
         values[name] = orjson.dumps(dict(values[name]), option=orjson.OPT_SORT_KEYS).decode()
-    for name in ("created_at", "closed_at", "last_accessed_at"):
+    for name in _TIMES:
         if values[name] is not None:
             values[name] = _iso(values[name])
     return tuple(values.values())

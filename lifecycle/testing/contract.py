@@ -58,7 +58,7 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "cdp": "the gateway in front of the browser runs in this process",
     "attach": "a service answers for sessions by id, whoever opened them: any attachment may `detach`",
     "assigns_ids": "the service gives a session its id, at the start",
-    "fixed_duration": "no `extend`: the longest duration is settled at the start",
+    "fixed_duration": "no `extend` and no `hold`: its time limits are settled at the start",
 }
 """Every capability that has a meaning to the library, and what it stands for."""
 
@@ -297,8 +297,13 @@ class AdapterContract:
                 with pytest.raises(UnsupportedOperation) as caught:
                     session.extend(minutes=2)
                 assert caught.value.way_out
+                with pytest.raises(UnsupportedOperation) as caught:
+                    session.hold("a look", 2)
+                assert caught.value.way_out
             else:
                 assert session.extend(minutes=2).max_duration_minutes == 7
+                left = session.hold("a look", 2).expires_at - session.status().created_at
+                assert left.total_seconds() > 100
 
     # --- cookies ----------------------------------------------------------------------------------------------------
 
