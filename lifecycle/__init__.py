@@ -39,6 +39,7 @@ from lifecycle.errors import (
 )
 from lifecycle.hooks import Transition
 from lifecycle.session import AsyncSession, Session
+from lifecycle.signals import SignalStops, stop_on_signals
 from lifecycle.states import CloseReason, Event, State
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "SessionFailed",
     "SessionStatus",
     "SessionTimedOut",
+    "SignalStops",
     "StartFailed",
     "State",
     "StepOutcome",
@@ -86,4 +88,5 @@ __all__ = [
     "Transition",
     "UnsupportedOperation",
     "UsageError",
+    "stop_on_signals",
 ]

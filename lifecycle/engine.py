@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lifecycle.operator import Driver
     from lifecycle.ports import Clock, Store
 
-__all__ = ["OpenStore", "Supervisor", "supervisor"]
+__all__ = ["EXIT_BUDGET", "OpenStore", "Supervisor", "running_supervisor", "supervisor"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -359,6 +359,29 @@ class Supervisor:
 
     # --- end of the process and fork ----------------------------------------------------------------------------
 
+    async def _end_everything(self, cause: str, reason: CloseReason) -> None:
+        """End what is active in all clients, and see that it is told and written."""
+        ends = [core.end_all(cause, reason) for core in list(self.cores)]
+        await asyncio.gather(*ends, return_exceptions=True)
+        telling = [task for task in self._tasks if task.get_name() == TELLING]
+        if telling:
+            await asyncio.wait(telling, timeout=TELLING_BUDGET)
+        for opened in list(self._stores.values()):
+            for journal in opened.journals.values():
+                await journal.flushed()
+        await self.logs_flushed()
+
+    def stop_everything(self, done: Callable[[bool], None]) -> None:
+        """Stop what is active in all clients, then call `done` on the supervisor's thread. From a signal handler."""
+
+        async def stop() -> None:
+            try:
+                await self._end_everything("signal", CloseReason.MANUAL)
+            finally:
+                done(True)
+
+        self.thread.post(self.fire, stop(), "signal")
+
     def _at_exit(self) -> None:
         if not self.thread.alive or _supervisors.get(os.getpid()) is not self:
             return
@@ -367,15 +390,7 @@ class Supervisor:
         async def shut() -> None:
             self.exiting = True  # what begins from now on would have no end
             try:
-                ends = [core.end_all("exit", CloseReason.ABANDONED) for core in list(self.cores)]
-                await asyncio.gather(*ends, return_exceptions=True)
-                telling = [task for task in self._tasks if task.get_name() == TELLING]
-                if telling:
-                    await asyncio.wait(telling, timeout=TELLING_BUDGET)
-                for opened in list(self._stores.values()):
-                    for journal in opened.journals.values():
-                        await journal.flushed()
-                await self.logs_flushed()
+                await self._end_everything("exit", CloseReason.ABANDONED)
                 if self._control is not None:
                     self._control.close()
                 if self._driver is not None:
@@ -421,6 +436,12 @@ def supervisor() -> Supervisor:
         if _supervisors.get(pid) is not candidate:
             candidate.discard()
     return found
+
+
+def running_supervisor() -> Supervisor | None:
+    """The supervisor of this process where there is one that runs; never starts one."""
+    found = _supervisors.get(os.getpid())
+    return found if found is not None and found.thread.alive else None
 
 
 def _after_fork() -> None:
