@@ -608,6 +608,7 @@ class GuestBackend:
         Raises:
             ReleaseFailed: The owner could not release its backend, has not finished, or does not answer.
         """
+        await self.close_connections("released")  # where the step that does it failed, nobody else would
         rule = STEPS[Step.RELEASE_BACKEND]
         self._attempts += 1
         if self._stopping is None:

@@ -475,6 +475,8 @@ class Flow:
             if not att.state.terminal:
                 commit(att.standing, fail_edge(edge.source))
             att.ending_dest, att.in_flight = att.state, InFlight.NOTHING
+            if edge.source is State.NOT_STARTED and att.opening is not None:
+                att.opening.cancel()  # where `cancel_start` failed, its caller would wait for ever
             att.closed_at = att.closed_at or self._host.clock.utcnow()
             att.let_go()
             att.outcome = tuple(_copy(trouble) for trouble in att.troubles)
@@ -542,6 +544,8 @@ class Flow:
                 released = False
                 error = error if isinstance(error, ReleaseFailed) else _release_failed(att, error)
                 att.error = error
+            elif step is Step.CLOSE_CONNECTIONS and edge.event is Event.DETACH:  # no release follows that closes them
+                self._host.fire(self._steps.close_late(att), f"late close of {att.attachment_id}")
             att.troubles.append(error)
         if edge.event is Event.DETACH:
             released = False  # on purpose: the session lives on with its owner

@@ -440,10 +440,21 @@ class Steps:
 
     async def _close_connections(self, att: Attachment) -> str | None:
         assert att.backend is not None  # noqa: S101 - else the step is needless
-        if att.operator is not None:
-            await att.operator.aclose()
-        await att.backend.close_connections(str(att.close_reason or "closed"))
+        try:
+            if att.operator is not None:
+                await att.operator.aclose()
+        finally:
+            await att.backend.close_connections(str(att.close_reason or "closed"))
         return None
+
+    async def close_late(self, att: Attachment) -> None:
+        """Close the connections after the step that does it failed; nobody waits for it."""
+        assert att.backend is not None  # noqa: S101 - the step had one
+        try:
+            work = att.backend.close_connections(str(att.close_reason or "closed"))
+            await within(self._host.clock, STEPS[Step.CLOSE_CONNECTIONS].budget, work)
+        except Exception as e:  # noqa: BLE001 - nobody is left to be told; it is logged
+            self._host.warn(att, "lifecycle.connections_not_closed", error=type(e).__name__)
 
     async def _release_backend(self, att: Attachment) -> str | None:
         assert att.backend is not None  # noqa: S101 - else the step is needless

@@ -1,0 +1,502 @@
+"""The fault campaign: every edge of the table, before and after each of its steps, meets every fault; what must hold.
+
+Rule: what is tried is made from EDGES, so a new edge or step is in it the day it is added; an edge that nobody has
+written a story for is an error. A cell is (edge, step, side, fault, API, backend). The invariants know nothing of the
+cell: they hold for each life, whatever struck it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import stat
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from both_ways import FailingStore, eventually
+
+from lifecycle import AsyncClient, Client, LifecycleError, RecordKind
+from lifecycle.audit import Record
+from lifecycle.engine import supervisor
+from lifecycle.errors import BackendError, CookieSaveError, StoreError
+from lifecycle.states import EDGES, Edge, Event, InFlight, State, Step
+from lifecycle.testing import ManualClock
+from lifecycle_adapters.memory import MemoryAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["CELLS", "Cell", "World", "live", "slice_of"]
+
+OLD: Final = {"name": "old", "value": "1", "domain": "site.test", "path": "/", "expires": 4102444800}
+NEW: Final = {"name": "new", "value": "2", "domain": "site.test", "path": "/", "expires": 4102444800}
+
+IDLE: Final = 600
+"""Minutes of the idle timeout: far beyond all budgets together."""
+
+TOO_LONG: Final = 0.1
+"""Minutes of the start timeout: less than the budget of a step."""
+
+STRUCK: Final = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else None
+
+OF_THE_CALLER: Final = ("cancelled", "KeyboardInterrupt", "SystemExit")
+OF_THE_STORE: Final = ("disk full", "disk full for a while", "store locked", "store vanished")
+FAULTS: Final = ("raise", "raise ours", "raise OSError", "hang", "crash", *OF_THE_STORE, *OF_THE_CALLER)
+SIDES: Final = ("before", "after")
+APIS: Final = ("sync", "async")
+
+STORIES: Final = {
+    (Event.START, State.NOT_STARTED): ("life",),
+    (Event.ATTACH, State.NOT_STARTED): ("visit",),
+    (Event.STOP, State.NOT_STARTED): ("stop of a start", "stop of an attach"),
+    (Event.STOP, State.ACTIVE): ("life", "visit that stops"),
+    (Event.DETACH, State.ACTIVE): ("visit",),
+    (Event.EXPIRE, State.NOT_STARTED): ("start that takes too long", "attach that takes too long"),
+    (Event.EXPIRE, State.ACTIVE): ("idle life",),
+    (Event.FAIL, State.NOT_STARTED): ("start that fails", "attach that fails"),
+    (Event.FAIL, State.ACTIVE): ("life with a bad hook",),
+}
+"""How an edge is come to. `operate` has no steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One thing to try."""
+
+    edge: Edge
+    story: str
+    step: Step
+    side: str
+    fault: str
+    api: str
+
+    def __str__(self) -> str:
+        return f"{self.edge.name} ({self.story}), {self.fault} {self.side} {self.step}, {self.api}"
+
+    @property
+    def possible(self) -> bool:
+        """False where there is nothing that the fault could strike."""
+        if self.fault == "cancelled" and self.api == "sync":
+            return False  # a thread can't be cancelled
+        if self.edge.event is Event.ATTACH and self.step is Step.OPEN_VIEWER:
+            return False  # a guest asks for none
+        if self.fault == "crash":
+            opens = Step.CONNECT_BACKEND if Step.CONNECT_BACKEND in self.edge.steps else Step.OPEN_BACKEND
+            order = [*self.edge.steps]
+            if opens in order:  # not before there is a backend
+                return order.index(self.step) > order.index(opens) or (self.step is opens and self.side == "after")
+            return not (self.step is Step.RELEASE_BACKEND and self.side == "after")  # nor once it is released
+        return True
+
+
+CELLS: Final = tuple(
+    cell
+    for edge in EDGES
+    if edge.steps
+    for story in STORIES[edge.event, edge.source]
+    for step in edge.steps
+    for side in SIDES
+    for fault in FAULTS
+    for api in APIS
+    if (cell := Cell(edge, story, step, side, fault, api)).possible
+)
+
+
+def slice_of(cells: tuple[Cell, ...], part: int, parts: int) -> list[Cell]:
+    """The cells of one part, dealt out so that each part has some of everything."""
+    shuffled = list(cells)
+    random.Random(20240101).shuffle(shuffled)
+    return shuffled[part::parts]
+
+
+class World:
+    """All that one life touches.
+
+    Attributes:
+        struck: True once the fault has struck.
+        raised: What the story raised.
+    """
+
+    def __init__(self, cell: Cell, folder: Path) -> None:
+        self.cell = cell
+        self.clock = ManualClock()
+        self.store = FailingStore()
+        self.adapter = MemoryAdapter()
+        self.cookie_file = folder / "cookies.json"
+        self.cookie_file.write_text(json.dumps({"cookies": [OLD], "origins": []}))
+        self.start_timeout = TOO_LONG if "too long" in cell.story else 2
+        self.struck = False
+        self.given: set[str] = set()
+        self.raised: BaseException | None = None
+        self.attachments: dict[str, Any] = {}
+        self.guests: set[str] = set()
+        self.cores: list[Any] = []
+        self.weather: threading.Thread | None = None
+        self.over = threading.Event()
+        self.strike_caller: Callable[[], None] = lambda: None
+        self.held = threading.Event()
+        """A start or attach is where its story wants it."""
+
+    # --- the fault ----------------------------------------------------------------------------------------------
+
+    def watch(self, core: Any) -> None:
+        """Have the steps of a client go through `_step`."""
+        self.cores.append(core)
+        runner = core.flow._steps
+        runner._steps = {step: self._around(step, work) for step, work in runner._steps.items()}
+
+    def _around(self, step: Step, work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        async def run(att: Any) -> str | None:
+            here = step is self.cell.step and self._on_the_edge(att)
+            if here and self.cell.side == "before":
+                await self._strike(att)
+            if step is Step.LOAD_COOKIES and att.in_flight in (InFlight.START, InFlight.ATTACH):
+                await self._hold(att)
+            note = await work(att)
+            if here and self.cell.side == "after":
+                await self._strike(att)
+            return note
+
+        return run
+
+    def _on_the_edge(self, att: Any) -> bool:
+        edge = self.cell.edge
+        if att.guest is not ("visit" in self.cell.story or "attach" in self.cell.story):
+            return False
+        if edge.event in (Event.START, Event.ATTACH):
+            return att.in_flight in (InFlight.START, InFlight.ATTACH)
+        return att.in_flight is InFlight.ENDING and (att.state, att.ending_dest) == (edge.source, edge.dest)
+
+    async def _hold(self, att: Any) -> None:
+        """Keep a start or an attach in flight, or make it fail, where the story says so."""
+        if att.guest is not ("attach" in self.cell.story):
+            return
+        if "stop of" in self.cell.story:
+            self.held.set()
+            await asyncio.Event().wait()
+        elif "too long" in self.cell.story:
+            self.held.set()
+            threading.Thread(target=self.clock.advance, args=(TOO_LONG * 60 + 0.1,)).start()
+            await asyncio.Event().wait()
+        elif "that fails" in self.cell.story:
+            raise BackendError("this start fails")
+
+    async def _strike(self, att: Any) -> None:
+        if self.struck:
+            return
+        self.struck = True
+        match self.cell.fault:
+            case "raise":
+                raise RuntimeError("struck")
+            case "raise ours":
+                raise BackendError("struck")
+            case "raise OSError":
+                raise OSError(28, "No space left on device")
+            case "hang":
+                self.weather = threading.Thread(target=self._pass_time)
+                self.weather.start()
+                await asyncio.Event().wait()
+            case "crash":
+                self.adapter.crash(att.session_id)
+            case "disk full" | "disk full for a while":
+                self.store.broken = True
+            case "store locked":
+                self.store.error = StoreError("the database is locked", store=self.store.url)
+                self.store.broken = True
+            case "store vanished":
+                self.store.error = sqlite3.OperationalError("unable to open database file")
+                self.store.broken = True
+            case _:
+                self.strike_caller()
+
+    def _pass_time(self) -> None:
+        while not self.over.wait(0.0005):
+            self.clock.advance(2.0)
+
+    # --- the stories --------------------------------------------------------------------------------------------
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "cookie_file": self.cookie_file, "headless": False,
+            "timeout_minutes": IDLE, "start_timeout_minutes": self.start_timeout,
+        }  # fmt: skip
+
+    def made(self, session: Any) -> Any:
+        self.attachments[session.attachment_id] = session
+        return session
+
+    def check(self, folder: Path) -> None:
+        """The invariants."""
+        cell = self.cell
+        assert self.struck, f"the fault never struck, the story raised {self.raised!r}"
+        self._check_backends()
+        self._check_log()
+        self._check_cookies(folder)
+        self._check_caller()
+        assert all(core.active == {} for core in self.cores), "a client keeps what is over"
+        assert all(s.state.terminal or s.state is State.NOT_STARTED for s in self.attachments.values()), cell
+
+    def _check_backends(self) -> None:
+        eventually(lambda: self.adapter.live == [], f"opened {self.adapter.opened}, released {self.adapter.released}")
+        assert sorted(self.adapter.released) == sorted(set(self.adapter.opened)), "each is released, and once"
+
+    def _check_log(self) -> None:
+        records = [record for _, record in self.store.records()]
+        spilled = self._spilled()
+        if self.cell.fault in OF_THE_STORE and self.cell.fault != "disk full for a while":
+            assert spilled is not None or not self.store.broken
+        told = [*records, *(r for r in spilled or [] if r not in records)]
+        of: dict[str, list[Record]] = {}
+        for record in told:
+            of.setdefault(record.attachment_id, []).append(record)
+        for seqs in ([r.writer_seq for r in told if r.writer == w] for w in {r.writer for r in told}):
+            assert seqs == list(range(1, len(seqs) + 1)), "the writer's numbers have a gap"
+        for attachment_id, session in self.attachments.items():
+            mine = of.get(attachment_id, [])
+            assert [r.attachment_seq for r in mine] == list(range(1, len(mine) + 1))
+            begun = [r for r in mine if r.kind is RecordKind.INTENT]
+            ends = [r for r in mine if r.terminal]
+            assert len(ends) == bool(begun or session.state.terminal), [(r.kind, r.event) for r in mine]
+            state = State.NOT_STARTED
+            for r in mine:
+                if r.kind is RecordKind.COMMIT:
+                    assert r.source is state, "a commit leaves a state that the log has not reached"
+                    state = r.dest
+            assert state is session.state, "the log replays to another state"
+            if spilled is None and begun and attachment_id not in self.guests:
+                row = self.store.session(session.session_id)
+                assert row is not None
+                assert (row.state, row.released) == (session.state, True)
+
+    def _spilled(self) -> list[Record] | None:
+        """The records in the journal's rescue file, None where there is none."""
+        found: list[Record] = []
+        paths = {core.journal._rescue for core in self.cores if core.journal._rescue is not None}
+        for path in paths:
+            found += [Record.from_json(line) for line in path.read_bytes().splitlines()]
+            path.unlink()
+        return found if paths else None
+
+    def _check_cookies(self, folder: Path) -> None:
+        names = _names(self.cookie_file)
+        assert names in ({"old"}, {"old", "new"}), names
+        ends = [r for _, r in self.store.records() if r.terminal]
+        saved = any(s.step == Step.SAVE_COOKIES and s.outcome == "done" for r in ends for s in r.steps)
+        if saved:
+            assert names == {"old", *self.given}, f"the log says saved: {names}"
+            assert stat.S_IMODE(self.cookie_file.stat().st_mode) == 0o600
+        for error in _all(self.raised):
+            if isinstance(error, CookieSaveError) and error.rescue_path is not None:
+                assert _names(Path(error.rescue_path)) == {"old", "new"}
+                assert stat.S_IMODE(os.stat(error.rescue_path).st_mode) == 0o600
+        left = {p.name for p in folder.iterdir()} - {"cookies.json"}
+        assert all("rescue" in name or name.endswith(".lock") for name in left), left
+
+    def _check_caller(self) -> None:
+        expected = {
+            "cancelled": asyncio.CancelledError,
+            "KeyboardInterrupt": KeyboardInterrupt,
+            "SystemExit": SystemExit,
+        }
+        if (kind := expected.get(self.cell.fault)) is not None:
+            assert type(self.raised) is kind, f"the caller got {self.raised!r}"
+        else:
+            allowed = {"raise": RuntimeError, "raise OSError": OSError}.get(self.cell.fault, LifecycleError)
+            assert self.raised is None or isinstance(self.raised, (LifecycleError, allowed)), repr(self.raised)
+
+
+def _names(path: Path) -> set[str]:
+    return {cookie["name"] for cookie in json.loads(path.read_text())["cookies"]}
+
+
+def _all(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+# --- a life, by each of the two clients ---------------------------------------------------------------------------
+
+
+def live(cell: Cell, folder: Path) -> World:
+    """Live one cell; the world as it is after it."""
+    world = World(cell, folder)
+    before = len(supervisor()._tasks)
+    try:
+        if cell.api == "sync":
+            _sync(world)
+        else:
+            _async(world)
+    finally:
+        world.over.set()
+        if world.weather is not None:
+            world.weather.join()
+    eventually(lambda: len(supervisor()._tasks) <= before, "a task of the supervisor is left")
+    return world
+
+
+@contextlib.contextmanager
+def _signals(error: type[BaseException]) -> Iterator[None]:
+    def raising(signum: int, frame: object) -> None:
+        raise error
+
+    assert STRUCK is not None
+    before = signal.signal(STRUCK, raising)
+    try:
+        yield
+    finally:
+        signal.signal(STRUCK, before)
+
+
+def _signal_main() -> None:
+    assert STRUCK is not None
+    signal.pthread_kill(threading.main_thread().ident or 0, STRUCK)
+
+
+@contextlib.contextmanager
+def _striking(world: World) -> Iterator[None]:
+    error = {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}.get(world.cell.fault)
+    if error is None:
+        yield
+        return
+    world.strike_caller = _signal_main
+    with _signals(error):
+        yield
+
+
+def _sync(world: World) -> None:
+    cell = world.cell
+    helpers: list[threading.Thread] = []
+
+    def bad(session: object) -> None:
+        raise ValueError("a bad hook")
+
+    def story(client: Client, owners: Client) -> None:
+        options = world.options()
+        if "visit" in cell.story or "attach" in cell.story:
+            owner = world.made(owners.Session(timeout_minutes=IDLE))
+            owner.start()
+            session = world.made(
+                client.Session(
+                    owner.session_id,
+                    cookie_file=world.cookie_file,
+                    on_exit=("detach" if cell.edge.event in (Event.DETACH, Event.ATTACH) else "stop"),
+                    start_timeout_minutes=world.start_timeout,
+                )
+            )
+            world.guests.add(session.attachment_id)
+        else:
+            session = world.made(client.Session(**options))
+        if "bad hook" in cell.story:
+            session.hook(after="start")(bad)
+        if "stop of" in cell.story:
+
+            def begin() -> None:
+                with contextlib.suppress(LifecycleError):
+                    session.start()
+
+            helper = threading.Thread(target=begin)
+            helpers.append(helper)
+            helper.start()
+            assert world.held.wait(20)
+            session.stop()
+            return
+        with session:
+            session.set_cookies(cookies=[NEW])
+            world.given = {"new"}
+            if "idle" in cell.story:
+                world.clock.advance(IDLE * 60 + 1)
+                session.wait_ended()
+
+    with _striking(world):
+        try:
+            with (
+                Client(adapter=world.adapter, store=world.store, clock=world.clock) as owners,
+                Client(adapter=world.adapter, store=world.store, clock=world.clock) as client,
+            ):
+                world.watch(client._core)
+                try:
+                    story(client, owners)
+                finally:
+                    if cell.fault == "disk full for a while":
+                        world.store.broken = False
+        except BaseException as e:
+            world.raised = e
+    for helper in helpers:
+        helper.join(20)
+        assert not helper.is_alive(), "a call has not come back"
+
+
+def _async(world: World) -> None:
+    cell = world.cell
+
+    async def bad(session: object) -> None:
+        raise ValueError("a bad hook")
+
+    async def story(client: AsyncClient, owners: AsyncClient) -> None:
+        options = world.options()
+        if "visit" in cell.story or "attach" in cell.story:
+            owner = world.made(owners.Session(timeout_minutes=IDLE))
+            await owner.start()
+            session = world.made(
+                client.Session(
+                    owner.session_id,
+                    cookie_file=world.cookie_file,
+                    on_exit=("detach" if cell.edge.event in (Event.DETACH, Event.ATTACH) else "stop"),
+                    start_timeout_minutes=world.start_timeout,
+                )
+            )
+            world.guests.add(session.attachment_id)
+        else:
+            session = world.made(client.Session(**options))
+        if "bad hook" in cell.story:
+            session.hook(after="start")(bad)
+        if "stop of" in cell.story:
+
+            async def begin() -> None:
+                with contextlib.suppress(LifecycleError):
+                    await session.start()
+
+            helper = asyncio.create_task(begin())
+            while not world.held.is_set():
+                await asyncio.sleep(0.001)
+            try:
+                await session.stop()
+            finally:
+                assert (await asyncio.wait({helper}, timeout=20))[0], "a call has not come back"
+            return
+        async with session:
+            await session.set_cookies(cookies=[NEW])
+            world.given = {"new"}
+            if "idle" in cell.story:
+                world.clock.advance(IDLE * 60 + 1)
+                await session.wait_ended()
+
+    async def main() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        if cell.fault == "cancelled":
+            world.strike_caller = lambda: loop.call_soon_threadsafe(task.cancel)
+        async with (
+            AsyncClient(adapter=world.adapter, store=world.store, clock=world.clock) as owners,
+            AsyncClient(adapter=world.adapter, store=world.store, clock=world.clock) as client,
+        ):
+            world.watch(client._core)
+            try:
+                await story(client, owners)
+            finally:
+                if cell.fault == "disk full for a while":
+                    world.store.broken = False
+
+    with _striking(world):
+        try:
+            asyncio.run(main())
+        except BaseException as e:
+            world.raised = e

@@ -1,0 +1,44 @@
+"""The fault campaign on fakes: see `campaign`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+
+import pytest
+from campaign import CELLS, FAULTS, live, slice_of
+
+from lifecycle.states import EDGES
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="POSIX signals")]
+
+PARTS = 16
+
+GUESTS_VIEWER = ("attach: not_started -> active", "open_viewer")
+"""A guest has no live view opened, so the step has nothing to do there."""
+
+
+def test_the_cells_are_made_from_the_table():
+    """A new edge, step or fault is in it; the floor keeps what is there from being lost unseen."""
+    steps = {(edge.name, step) for edge in EDGES for step in edge.steps}
+    assert {(cell.edge.name, cell.step) for cell in CELLS} == steps - {GUESTS_VIEWER}
+    by_fault = Counter(cell.fault for cell in CELLS)
+    for fault in FAULTS:
+        print(f"{by_fault[fault]:5}  {fault}")
+    print(f"{len(CELLS):5}  cells: (edge, story, step, side, fault, API) on fakes")
+    assert set(by_fault) == set(FAULTS)
+    assert len(set(CELLS)) == len(CELLS) >= 1_700
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_edge_meets_every_fault_at_every_step(part, tmp_path):
+    for cell in slice_of(CELLS, part, PARTS):
+        folder = tmp_path / "life"
+        folder.mkdir()
+        try:
+            live(cell, folder).check(folder)
+        except BaseException as e:
+            e.add_note(f"cell: {cell}")
+            raise
+        shutil.rmtree(folder)
