@@ -33,7 +33,7 @@ sync = $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests campaign bench format diagrams lock clean
+.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests campaign mutants bench format diagrams lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -107,6 +107,9 @@ campaign: wheel browser ## the tests that take minutes, which `make test` does a
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) -m campaign $(ARGS)
 
 # --- the rest ---------------------------------------------------------------------------------------------------
+
+mutants: setup ## plant a bug for each invariant of the fault campaign, and see each caught
+	@$(BIN)/python tests/mutants.py
 
 bench: setup browser ## measure against Playwright and notte-sdk
 	@$(BIN)/python tests/bench.py $(ARGS)

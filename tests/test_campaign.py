@@ -7,7 +7,8 @@ import shutil
 from collections import Counter
 
 import pytest
-from campaign import CELLS, FAULTS, live, slice_of
+from campaign import CELLS, FAULTS, WRITES, live, slice_of
+from mutants import MUTANTS, ROOT, caught_by
 
 from lifecycle.states import EDGES
 
@@ -21,14 +22,27 @@ GUESTS_VIEWER = ("attach: not_started -> active", "open_viewer")
 
 def test_the_cells_are_made_from_the_table():
     """A new edge, step or fault is in it; the floor keeps what is there from being lost unseen."""
-    steps = {(edge.name, step) for edge in EDGES for step in edge.steps}
+    steps = {(edge.name, step) for edge in EDGES for step in [*edge.steps, *(WRITES if edge.steps else ())]}
     assert {(cell.edge.name, cell.step) for cell in CELLS} == steps - {GUESTS_VIEWER}
     by_fault = Counter(cell.fault for cell in CELLS)
     for fault in FAULTS:
         print(f"{by_fault[fault]:5}  {fault}")
     print(f"{len(CELLS):5}  cells: (edge, story, step, side, fault, API) on fakes")
     assert set(by_fault) == set(FAULTS)
-    assert len(set(CELLS)) == len(CELLS) >= 1_700
+    assert len(set(CELLS)) == len(CELLS) >= 1_900
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.invariant)
+def test_a_bug_can_be_planted_for_each_invariant(mutant):
+    path = ROOT / mutant.path
+    assert mutant.planted(path.read_text()) != path.read_text()
+
+
+@pytest.mark.parametrize("path", ["lifecycle/journal.py", "lifecycle/cookies/atomic.py"])
+def test_a_planted_bug_is_caught(path):
+    """Some of them; `make mutants` tries all."""
+    mutant = next(m for m in MUTANTS if m.path == path)
+    assert caught_by(mutant) is not None
 
 
 @pytest.mark.parametrize("part", range(PARTS))
