@@ -22,6 +22,9 @@ from lifecycle.steps import StepTimeout, ms_since, within
 from lifecycle.stores.common import is_unfinished
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lifecycle.audit import Record
     from lifecycle.core import ClientCore
     from lifecycle.ports import Claim, SessionRow, Store
 
@@ -144,37 +147,77 @@ async def _end(core: ClientCore, row: SessionRow) -> SessionStatus:
     over = _over(core, row, trouble)
     if over.state is row.state and not over.released:
         return SessionStatus.of_row(over, clock.utcnow())  # all of it is in the log already
-    newest = await core.read(lambda s: s.records(attachment_id=row.attachment_id, limit=1, newest=True))
-    last = newest[-1][1] if newest else None
-    in_flight = InFlight.NOTHING
-    if last is not None and last.kind is RecordKind.INTENT:
-        in_flight = InFlight.START if last.event is Event.START else InFlight.ENDING
+    told = [record for _, record in await core.read(lambda s: s.records(session_id=row.session_id))]
     step = StepResult(
         step=Step.RELEASE_BACKEND,
         outcome=StepOutcome.FAILED if trouble is not None else StepOutcome.DONE,
         ms=ms_since(clock, began),
         error=type(trouble).__name__ if trouble is not None else None,
     )
-    record = core.journal.record(
+    mine = [r for r in told if r.attachment_id == row.attachment_id]
+    if not mine:  # it was begun before its service had given it an id
+        mine = [r for _, r in await core.read(lambda s: s.records(attachment_id=row.attachment_id))]
+    records = [_recovered(core, row, row.attachment_id, mine, source=row.state, dest=over, steps=(step,))]
+    if not row.state.terminal:
+        records += [
+            _recovered(core, row, attachment_id, theirs, source=_reached(theirs), dest=over, steps=())
+            for attachment_id, theirs in _guests_of_the_dead(row, told).items()
+        ]
+    await core.journal.append(*records, row=over)
+    for record in records:
+        core.publish(record)  # of an attachment that no client holds, so nobody else does
+    return SessionStatus.of_row(over, core.clock.utcnow())
+
+
+def _recovered(
+    core: ClientCore,
+    row: SessionRow,
+    attachment_id: str,
+    told: Sequence[Record],
+    *,
+    source: State,
+    dest: SessionRow,
+    steps: tuple[StepResult, ...],
+) -> Record:
+    """The record that ends what an attachment's own records, `told`, leave open."""
+    last = told[-1] if told else None
+    in_flight = InFlight.NOTHING
+    if last is not None and last.kind is RecordKind.INTENT:
+        in_flight = InFlight(last.event) if last.event in (Event.START, Event.ATTACH) else InFlight.ENDING
+    return core.journal.record(
         kind=RecordKind.RECOVERED,
-        attachment_id=row.attachment_id,
+        attachment_id=attachment_id,
         attachment_seq=last.attachment_seq + 1 if last is not None else 1,
         session_id=row.session_id,
         adapter=row.adapter,
         event=Event.FAIL,
-        source=row.state,
-        dest=over.state,
+        source=source,
+        dest=dest.state,
         in_flight=in_flight,
         cause="reaper",
-        close_reason=over.close_reason,
-        error=step.error,
-        steps=(step,),
+        close_reason=dest.close_reason,
+        error=steps[0].error if steps else None,
+        steps=steps,
         thread="supervisor",
         labels=dict(row.labels),
     )
-    await core.journal.append(record, row=over)
-    core.publish(record)  # of an attachment that no client holds, so nobody else does
-    return SessionStatus.of_row(over, core.clock.utcnow())
+
+
+def _reached(told: Sequence[Record]) -> State:
+    """The state that the commits of an attachment lead to."""
+    return next((r.dest for r in reversed(told) if r.kind is RecordKind.COMMIT), State.NOT_STARTED)
+
+
+def _guests_of_the_dead(row: SessionRow, told: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of guests that were in the owner's own process and have no end, by attachment.
+
+    A guest in another process ends by itself, as soon as it sees that the owner is gone.
+    """
+    found: dict[str, list[Record]] = {}
+    for r in told:
+        if r.attachment_id != row.attachment_id and (r.pid, r.host) == (row.owner_pid, row.host):
+            found.setdefault(r.attachment_id, []).append(r)
+    return {i: theirs for i, theirs in found.items() if not any(r.terminal for r in theirs)}
 
 
 def _over(core: ClientCore, row: SessionRow, trouble: BackendError | None) -> SessionRow:

@@ -17,6 +17,7 @@ import random
 import signal
 import sqlite3
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -31,7 +32,9 @@ from lifecycle.audit import Record
 from lifecycle.cookies import jar
 from lifecycle.engine import supervisor
 from lifecycle.errors import BackendError, CookieSaveError, StoreError
-from lifecycle.states import EDGES, STEPS, Edge, Event, InFlight, State, Step
+from lifecycle.states import EDGES, STEPS, CloseReason, Edge, Event, InFlight, State, Step
+from lifecycle.stores import open_store
+from lifecycle.stores.sqlite import SQLiteStore
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import MemoryAdapter
 
@@ -128,6 +131,19 @@ CELLS: Final = tuple(
 )
 
 
+KILLS: Final = tuple(
+    Cell(edge, story, step, side, "SIGKILL", api)
+    for edge in EDGES
+    if edge.steps
+    for story in STORIES[edge.event, edge.source]
+    for step in [*edge.steps, *WRITES]
+    for side in SIDES
+    for api in APIS
+    if (edge.event, step) != (Event.ATTACH, Step.OPEN_VIEWER)
+)
+"""The owner is killed, in a process of its own on a store in a file."""
+
+
 def slice_of(cells: tuple[Cell, ...], part: int, parts: int) -> list[Cell]:
     """The cells of one part, dealt out so that each part has some of everything."""
     shuffled = list(cells)
@@ -136,15 +152,29 @@ def slice_of(cells: tuple[Cell, ...], part: int, parts: int) -> list[Cell]:
 
 
 class _Store(FailingStore):
-    """Tells before each write what is about to be written."""
+    """Tells before and after each write what is written."""
 
-    def __init__(self, writing: Callable[[Sequence[Record]], None]) -> None:
+    def __init__(self, writing: Callable[[Sequence[Record], str], None]) -> None:
         super().__init__()
         self._writing = writing
 
     def write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
-        self._writing(records)
+        self._writing(records, "before")
         super().write(records, rows)
+        self._writing(records, "after")
+
+
+class _StoreInAFile(SQLiteStore):
+    """The same in a file, for a process that is killed."""
+
+    def __init__(self, path: Path, writing: Callable[[Sequence[Record], str], None]) -> None:
+        super().__init__(path)
+        self._writing = writing
+
+    def write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
+        self._writing(records, "before")
+        super().write(records, rows)
+        self._writing(records, "after")
 
 
 class World:
@@ -158,7 +188,9 @@ class World:
     def __init__(self, cell: Cell, folder: Path) -> None:
         self.cell = cell
         self.clock = ManualClock()
-        self.store = _Store(self._writing)
+        self.store: Any = _Store(self._writing)
+        if cell.fault == "SIGKILL":
+            self.store = _StoreInAFile(folder / "log.db", self._writing)
         self.adapter = MemoryAdapter()
         self.cookie_file = folder / "cookies.json"
         self.cookie_file.write_text(json.dumps({"cookies": [OLD], "origins": []}))
@@ -199,12 +231,19 @@ class World:
 
         return run
 
-    def _writing(self, records: Sequence[Record]) -> None:
+    def _writing(self, records: Sequence[Record], side: str) -> None:
         edge, kind = self.cell.edge, {"the intent": RecordKind.INTENT, "the commit": RecordKind.COMMIT}
         for r in records:
             here = (r.kind, r.event, r.source) == (kind.get(str(self.cell.step)), edge.event, edge.source)
-            if here and not self.struck and (r.attachment_id in self.guests) is self._of_a_guest:
+            if (
+                here
+                and side == self.cell.side
+                and not self.struck
+                and (r.attachment_id in self.guests) is self._of_a_guest
+            ):
                 self.struck = True
+                if self.cell.fault == "SIGKILL":
+                    os.kill(os.getpid(), signal.SIGKILL)
                 self._strike_store()
 
     def _strike_store(self) -> None:
@@ -255,6 +294,8 @@ class World:
                 self.weather = threading.Thread(target=self._pass_time)
                 self.weather.start()
                 await asyncio.Event().wait()
+            case "SIGKILL":
+                os.kill(os.getpid(), signal.SIGKILL)
             case "cookie disk full":
                 self.cookies_refused = True
             case "cookie disk hangs":
@@ -587,9 +628,56 @@ def _async(world: World) -> None:
             world.raised = e
 
 
+def check_killed(cell: Cell, folder: Path) -> None:
+    """Live a cell in a process that is killed in it, and see what the next one makes of what is left."""
+    command = [sys.executable, __file__, str(KILLS.index(cell)), str(folder)]
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout, done.stderr)
+    cookie_file, url = folder / "cookies.json", f"sqlite:///{folder / 'log.db'}"
+    assert _names(cookie_file) in ({"old"}, {"old", "new"})
+    with Client(adapter=MemoryAdapter(), store=url) as client:
+        client.sessions.reap()
+        with client.Session(cookie_file=cookie_file) as session:  # nothing that the dead one held is in its way
+            assert {"old"} <= {cookie["name"] for cookie in session.get_cookies()}
+    with contextlib.closing(open_store(url)) as store:
+        assert store.unfinished() == []
+        told = [record for _, record in store.records()]
+        rows = store.sessions()
+    for row in rows:
+        assert (row.state.terminal, row.released) == (True, True)
+    for writer in {r.writer for r in told}:
+        seqs = [r.writer_seq for r in told if r.writer == writer]
+        assert seqs == list(range(1, len(seqs) + 1))
+    for attachment_id in {r.attachment_id for r in told}:
+        mine = [r for r in told if r.attachment_id == attachment_id]
+        assert [r.attachment_seq for r in mine] == list(range(1, len(mine) + 1))
+        ends = [r for r in mine if r.terminal]
+        if not ends and mine[0].event is Event.ATTACH:
+            # Nobody looks for a guest whose process dies after its owner has ended in order: it has no ledger row.
+            (owner,) = (row for row in rows if row.session_id == mine[0].session_id)
+            assert owner.close_reason is not CloseReason.OWNER_DIED
+            continue
+        assert len(ends) == 1, [(r.kind, r.event, r.source, r.dest) for r in mine]
+        state = State.NOT_STARTED
+        for r in mine:
+            if r.kind in (RecordKind.COMMIT, RecordKind.RECOVERED):
+                assert r.source is state
+                state = r.dest
+        assert state is ends[0].dest
+
+
 def main() -> int:
-    """Live the cells until one fails; 1 when one did, with what it was. A life that does not end is a failure too."""
+    """Live the cells until one fails; 1 when one did, with what it was. A life that does not end is a failure too.
+
+    Given the number of a cell of KILLS and a folder, it lives that one.
+    """
     faulthandler.dump_traceback_later(BOUND, exit=True)
+    if len(sys.argv) > 1:
+        live(KILLS[int(sys.argv[1])], Path(sys.argv[2]))
+        return 1  # it should have been killed
     cells = slice_of(CELLS, 0, 1)
     for number, cell in enumerate(cells, 1):
         faulthandler.dump_traceback_later(BOUND, exit=True)

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 
 import pytest
-from campaign import CELLS, FAULTS, WRITES, live, slice_of
+from campaign import CELLS, FAULTS, KILLS, WRITES, check_killed, live, slice_of
 from mutants import MUTANTS, ROOT, caught_by
 
 from lifecycle.states import EDGES
@@ -30,6 +30,28 @@ def test_the_cells_are_made_from_the_table():
     print(f"{len(CELLS):5}  cells: (edge, story, step, side, fault, API) on fakes")
     assert set(by_fault) == set(FAULTS)
     assert len(set(CELLS)) == len(CELLS) >= 1_900
+
+
+def killed(cells, folder):
+    for cell in cells:
+        life = folder / "life"
+        life.mkdir()
+        try:
+            check_killed(cell, life)
+        except BaseException as e:
+            e.add_note(f"cell: {cell}")
+            raise
+        shutil.rmtree(life)
+
+
+def test_what_an_owner_leaves_that_is_killed_at_some_steps(tmp_path):
+    killed(slice_of(KILLS, 0, 12), tmp_path)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("part", range(1, 12))
+def test_what_an_owner_leaves_that_is_killed_at_each_step(part, tmp_path):
+    killed(slice_of(KILLS, part, 12), tmp_path)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.invariant)

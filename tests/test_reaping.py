@@ -153,6 +153,46 @@ sys.stdin.read()
     assert (last.kind, last.source, last.dest, last.in_flight) == ("recovered", "not_started", "error", InFlight.START)
 
 
+def test_a_guest_that_died_with_the_owner_is_ended_too_and_one_elsewhere_ends_itself(url):
+    code = """
+import sys
+from lifecycle import Client
+client = Client(adapter="memory", store=sys.argv[1])
+session = client.Session().start()
+guest = client.Session(session.session_id).start()
+over = client.Session(session.session_id, on_exit="detach").start()
+over.detach()
+print(session.session_id, guest.attachment_id, flush=True)
+sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, url], stdin=pipe, stdout=pipe, text=True) as process:
+        session_id, attachment_id = process.stdout.readline().split()
+        with Client(adapter=MemoryAdapter(), store=url) as client:
+            elsewhere = client.Session(session_id).start()
+            process.kill()
+            assert elsewhere.wait_ended(timeout=PATIENCE).close_reason is CloseReason.OWNER_DIED
+            begun = next(r for r in records_of(url, session_id) if r.attachment_id == attachment_id)
+            busy = dataclasses.replace(
+                begun, writer="another", writer_seq=1, attachment_id="busy", attachment_seq=1, pid=os.getpid()
+            )
+            with closing(open_store(url)) as store:
+                store.write([busy], [])  # one of a process that lives, and has not got to its end yet
+            assert [s.session_id for s in client.sessions.reap()] == [session_id]
+    records = records_of(url, session_id)
+    ends = {}
+    for r in records:
+        if r.terminal:
+            assert r.attachment_id not in ends
+            ends[r.attachment_id] = r
+    assert ends.keys() == {r.attachment_id for r in records} - {"busy"}
+    assert (ends[attachment_id].kind, ends[attachment_id].source, ends[attachment_id].dest) == (
+        "recovered", "active", "error",
+    )  # fmt: skip
+    assert ends[elsewhere.attachment_id].kind == "commit"
+    assert [r.kind for r in records].count(RecordKind.RECOVERED) == 2
+
+
 def test_a_live_owner_and_one_of_another_host_are_left_alone(url):
     with owner(url) as process:
         with closing(open_store(url)) as store:
