@@ -20,7 +20,6 @@ from lifecycle.errors import (
     CookieRejected,
     GuardRejected,
     InvalidTransition,
-    LifecycleError,
     OperationFailed,
     UnsupportedOperation,
     UsageError,
@@ -375,7 +374,7 @@ class Session(Handle):
         try:
             if not self._att.state.terminal:
                 self._core.supervisor.begin(self._do_stop).wait_through()
-        except LifecycleError as trouble:
+        except Exception as trouble:  # noqa: BLE001 - a foreign adapter may raise anything; what struck wins
             error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
         finally:
             self._close_slot()
@@ -656,7 +655,7 @@ class AsyncSession(Handle):
         try:
             if not self._att.state.terminal:
                 await self._core.supervisor.abegin(self._do_stop).wait_through()
-        except LifecycleError as trouble:
+        except Exception as trouble:  # noqa: BLE001 - a foreign adapter may raise anything; what struck wins
             error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
         finally:
             await self._close_slot()

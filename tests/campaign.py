@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import faulthandler
 import itertools
 import json
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +41,7 @@ from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import MemoryAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lifecycle.ports import SessionRow
 
@@ -95,9 +97,12 @@ class Cell:
     side: str
     fault: str
     api: str
+    then: tuple[Step, str, str] | None = None
+    """The step, side and fault of a second one, which strikes once the first has."""
 
     def __str__(self) -> str:
-        return f"{self.edge.name} ({self.story}), {self.fault} {self.side} {self.step}, {self.api}"
+        then = f", then {self.then[2]} {self.then[1]} {self.then[0]}" if self.then is not None else ""
+        return f"{self.edge.name} ({self.story}), {self.fault} {self.side} {self.step}{then}, {self.api}"
 
     @property
     def possible(self) -> bool:
@@ -129,6 +134,21 @@ CELLS: Final = tuple(
     ]
     if (cell := Cell(edge, story, step, side, fault, api)).possible
 )
+
+
+def pairs(count: int, seed: int = 0) -> list[Cell]:
+    """`count` different cells in which a second fault follows the first."""
+    rng = random.Random(seed)
+    found: dict[Cell, None] = {}
+    while len(found) < count:
+        cell = rng.choice(CELLS)
+        later = [step for step in Step if step not in (Step.READ_COOKIES, Step.PROBE_BACKEND, Step.OPEN_BACKEND)]
+        then = (rng.choice(later), rng.choice(SIDES), rng.choice([f for f in FAULTS if f not in OF_COOKIES]))
+        # A second strike in a loop makes asyncio.run give up what it closes: all of it ends with its client then.
+        twice = cell.api == "async" and {cell.fault, then[2]} <= {*OF_THE_CALLER}
+        if not twice and (then[2] != "cancelled" or cell.api == "async"):
+            found[dataclasses.replace(cell, then=then)] = None
+    return list(found)
 
 
 KILLS: Final = tuple(
@@ -197,7 +217,7 @@ class World:
         self.start_timeout = TOO_LONG if "too long" in cell.story else 2
         self.cookies_refused = False
         self.gone_on = threading.Event()
-        self.struck = False
+        self.struck = self.struck_again = False
         self.given: set[str] = set()
         self.raised: BaseException | None = None
         self.attachments: dict[str, Any] = {}
@@ -206,6 +226,8 @@ class World:
         self.weather: threading.Thread | None = None
         self.over = threading.Event()
         self.strike_caller: Callable[[], None] = lambda: None
+        self.cancel_caller: Callable[[], None] = lambda: None
+        self.strikes: deque[str] = deque()
         self.held = threading.Event()
         """A start or attach is where its story wants it."""
 
@@ -222,11 +244,13 @@ class World:
             here = step is self.cell.step and self._on_the_edge(att)
             if here and self.cell.side == "before":
                 await self._strike(att)
+            await self._strike_again(att, step, "before")
             if step is Step.LOAD_COOKIES and att.in_flight in (InFlight.START, InFlight.ATTACH):
                 await self._hold(att)
             note = await work(att)
             if here and self.cell.side == "after":
                 await self._strike(att)
+            await self._strike_again(att, step, "after")
             return note
 
         return run
@@ -244,12 +268,12 @@ class World:
                 self.struck = True
                 if self.cell.fault == "SIGKILL":
                     os.kill(os.getpid(), signal.SIGKILL)
-                self._strike_store()
+                self._strike_store(self.cell.fault)
 
-    def _strike_store(self) -> None:
-        if self.cell.fault == "store locked":
+    def _strike_store(self, fault: str) -> None:
+        if fault == "store locked":
             self.store.error = StoreError("the database is locked", store=self.store.url)
-        elif self.cell.fault == "store vanished":
+        elif fault == "store vanished":
             self.store.error = sqlite3.OperationalError("unable to open database file")
         self.store.broken = True
 
@@ -280,10 +304,29 @@ class World:
             raise BackendError("this start fails")
 
     async def _strike(self, att: Any) -> None:
-        if self.struck:
-            return
-        self.struck = True
-        match self.cell.fault:
+        if not self.struck:
+            self.struck = True
+            await self._do(att, self.cell.fault)
+
+    async def _strike_again(self, att: Any, step: Step, side: str) -> None:
+        then = self.cell.then
+        ready = self.struck and not self.struck_again and att.guest is self._of_a_guest
+        if ready and then is not None and then[:2] == (step, side):
+            self.struck_again = True
+            await self._do(att, then[2])
+
+    @property
+    def possible_faults(self) -> set[str]:
+        """The faults that may strike."""
+        return {self.cell.fault, *([self.cell.then[2]] if self.cell.then is not None else [])}
+
+    @property
+    def faults(self) -> set[str]:
+        """The faults that have struck."""
+        return {self.cell.fault, *([self.cell.then[2]] if self.cell.then is not None and self.struck_again else [])}
+
+    async def _do(self, att: Any, fault: str) -> None:
+        match fault:
             case "raise":
                 raise RuntimeError("struck")
             case "raise ours":
@@ -291,8 +334,9 @@ class World:
             case "raise OSError":
                 raise OSError(28, "No space left on device")
             case "hang":
-                self.weather = threading.Thread(target=self._pass_time)
-                self.weather.start()
+                if self.weather is None:
+                    self.weather = threading.Thread(target=self._pass_time)
+                    self.weather.start()
                 await asyncio.Event().wait()
             case "SIGKILL":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -303,10 +347,14 @@ class World:
                 seconds = STEPS[Step.SAVE_COOKIES].budget + 0.1
                 self.weather = threading.Thread(target=self.clock.advance, args=(seconds,))
             case "crash":
-                self.adapter.crash(att.session_id)
+                if att.session_id in self.adapter.live:
+                    self.adapter.crash(att.session_id)
             case fault if fault in OF_THE_STORE:
-                self._strike_store()
+                self._strike_store(fault)
+            case "cancelled":
+                self.cancel_caller()
             case _:
+                self.strikes.append(fault)
                 self.strike_caller()
 
     def _pass_time(self) -> None:
@@ -345,7 +393,7 @@ class World:
     def _check_log(self) -> None:
         records = [record for _, record in self.store.records()]
         spilled = self._spilled()
-        if self.cell.fault in OF_THE_STORE and self.cell.fault != "disk full for a while":
+        if self.faults & {*OF_THE_STORE} and "disk full for a while" not in self.faults:
             assert spilled is not None or not self.store.broken
         told = [*records, *(r for r in spilled or [] if r not in records)]
         of: dict[str, list[Record]] = {}
@@ -390,7 +438,9 @@ class World:
         told = [e for e in _all(self.raised) if isinstance(e, CookieSaveError)]
         if self.cell.fault in OF_COOKIES:
             assert names == {"old"}
-            if "bad hook" not in self.cell.story:  # whose error comes first, with this one as a note on it
+            if (
+                "bad hook" not in self.cell.story and self.cell.then is None
+            ):  # whose error comes first, with this one as a note on it
                 assert [e.rescue_path is not None for e in told] == [True], repr(self.raised)
         for error in told:
             if error.rescue_path is not None:
@@ -405,11 +455,12 @@ class World:
             "KeyboardInterrupt": KeyboardInterrupt,
             "SystemExit": SystemExit,
         }
-        if (kind := expected.get(self.cell.fault)) is not None:
-            assert type(self.raised) is kind, f"the caller got {self.raised!r}"
+        if kinds := tuple(expected[fault] for fault in self.faults & expected.keys()):
+            assert type(self.raised) in kinds, f"the caller got {self.raised!r}"
         else:
-            allowed = {"raise": RuntimeError, "raise OSError": OSError}.get(self.cell.fault, LifecycleError)
-            assert self.raised is None or isinstance(self.raised, (LifecycleError, allowed)), repr(self.raised)
+            foreign = {"raise": RuntimeError, "raise OSError": OSError}
+            allowed = (LifecycleError, *(foreign[fault] for fault in self.faults & foreign.keys()))
+            assert self.raised is None or isinstance(self.raised, allowed), repr(self.raised)
 
 
 def _names(path: Path) -> set[str]:
@@ -469,9 +520,9 @@ def _live(world: World) -> None:
 
 
 @contextlib.contextmanager
-def _signals(error: type[BaseException]) -> Iterator[None]:
+def _signals(world: World, known: Mapping[str, type[BaseException]]) -> Iterator[None]:
     def raising(signum: int, frame: object) -> None:
-        raise error
+        raise known[world.strikes.popleft()]
 
     assert STRUCK is not None
     before = signal.signal(STRUCK, raising)
@@ -488,12 +539,12 @@ def _signal_main() -> None:
 
 @contextlib.contextmanager
 def _striking(world: World) -> Iterator[None]:
-    error = {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}.get(world.cell.fault)
-    if error is None:
+    known = {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}
+    if not known.keys() & world.possible_faults:
         yield
         return
     world.strike_caller = _signal_main
-    with _signals(error):
+    with _signals(world, known):
         yield
 
 
@@ -551,7 +602,7 @@ def _sync(world: World) -> None:
                 try:
                     story(client, owners)
                 finally:
-                    if cell.fault == "disk full for a while":
+                    if "disk full for a while" in world.faults:
                         world.store.broken = False
         except BaseException as e:
             world.raised = e
@@ -608,8 +659,7 @@ def _async(world: World) -> None:
     async def main() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        if cell.fault == "cancelled":
-            world.strike_caller = lambda: loop.call_soon_threadsafe(task.cancel)
+        world.cancel_caller = lambda: loop.call_soon_threadsafe(task.cancel)
         async with (
             AsyncClient(adapter=world.adapter, store=world.store, clock=world.clock) as owners,
             AsyncClient(adapter=world.adapter, store=world.store, clock=world.clock) as client,
@@ -618,7 +668,7 @@ def _async(world: World) -> None:
             try:
                 await story(client, owners)
             finally:
-                if cell.fault == "disk full for a while":
+                if "disk full for a while" in world.faults:
                     world.store.broken = False
 
     with _striking(world):

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 
 import pytest
-from campaign import CELLS, FAULTS, KILLS, WRITES, check_killed, live, slice_of
+from campaign import CELLS, FAULTS, KILLS, WRITES, check_killed, live, pairs, slice_of
 from mutants import MUTANTS, ROOT, caught_by
 
 from lifecycle.states import EDGES
@@ -30,6 +30,35 @@ def test_the_cells_are_made_from_the_table():
     print(f"{len(CELLS):5}  cells: (edge, story, step, side, fault, API) on fakes")
     assert set(by_fault) == set(FAULTS)
     assert len(set(CELLS)) == len(CELLS) >= 1_900
+
+
+def lived(cells, folder):
+    for cell in cells:
+        life = folder / "life"
+        life.mkdir()
+        try:
+            live(cell, life).check(life)
+        except BaseException as e:
+            e.add_note(f"cell: {cell}")
+            raise
+        shutil.rmtree(life)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_edge_meets_every_fault_at_every_step(part, tmp_path):
+    lived(slice_of(CELLS, part, PARTS), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_second_fault_follows_the_first(seed, tmp_path):
+    lived(pairs(150, seed), tmp_path)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", range(10))
+def test_a_second_fault_follows_the_first_many_times(part, tmp_path):
+    lived(pairs(5_000, 2)[part::10], tmp_path)
 
 
 def killed(cells, folder):
@@ -65,16 +94,3 @@ def test_a_planted_bug_is_caught(path):
     """Some of them; `make mutants` tries all."""
     mutant = next(m for m in MUTANTS if m.path == path)
     assert caught_by(mutant) is not None
-
-
-@pytest.mark.parametrize("part", range(PARTS))
-def test_every_edge_meets_every_fault_at_every_step(part, tmp_path):
-    for cell in slice_of(CELLS, part, PARTS):
-        folder = tmp_path / "life"
-        folder.mkdir()
-        try:
-            live(cell, folder).check(folder)
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
-        shutil.rmtree(folder)
