@@ -24,7 +24,7 @@ from lifecycle.errors import (
     StartFailed,
     StoreError,
 )
-from lifecycle.states import STEPS, Policy, Step
+from lifecycle.states import STEPS, Policy, State, Step
 
 if TYPE_CHECKING:
     from lifecycle.attachment import Attachment
@@ -236,6 +236,9 @@ class Steps:
                     error = ConnectionLost(att.backend_end.detail or "the backend ended")
                 elif step is Step.SAVE_COOKIES and att.loaded is not None:
                     note = "the backend is gone, its last cookies with it"
+                    if att.ending_dest is State.CLOSED:  # who asked for a stop takes them for saved
+                        reason = "the browser was gone before its cookies could be read"
+                        error = CookieSaveError(path=att.loaded.path, rescue_path=None, reason=reason)
                 break
             # A save needs the backend to read the cookies and sees to that; the write goes on without it.
             needed = rule.needs_backend and step is not Step.SAVE_COOKIES
@@ -617,4 +620,6 @@ def _too_slow(att: Attachment, step: Step, budget: float, rescue: str | None) ->
         return CookieSaveError(path=att.options.cookie_file, rescue_path=rescue, reason=msg)
     if step is Step.RELEASE_BACKEND:
         return ReleaseFailed(msg, session_id=att.session_id)
+    if step in (Step.CANCEL_START, Step.CLOSE_CONNECTIONS):
+        return BackendError(msg)
     return StartFailed(msg, step=step, adapter=att.adapter.name)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from lifecycle.ports import SessionRow
 
-__all__ = ["CELLS", "Cell", "World", "live", "slice_of"]
+__all__ = ["CELLS", "KILLS", "Cell", "World", "check_killed", "live", "names_in", "pairs", "rescued", "slice_of"]
 
 OLD: Final = {"name": "old", "value": "1", "domain": "site.test", "path": "/", "expires": 4102444800}
 NEW: Final = {"name": "new", "value": "2", "domain": "site.test", "path": "/", "expires": 4102444800}
@@ -428,7 +428,7 @@ class World:
         return found if paths else None
 
     def _check_cookies(self, folder: Path) -> None:
-        names = _names(self.cookie_file)
+        names = names_in(self.cookie_file)
         assert names in ({"old"}, {"old", "new"}), names
         ends = [r for _, r in self.store.records() if r.terminal]
         saved = any(s.step == Step.SAVE_COOKIES and s.outcome == "done" for r in ends for s in r.steps)
@@ -444,7 +444,7 @@ class World:
                 assert [e.rescue_path is not None for e in told] == [True], repr(self.raised)
         for error in told:
             if error.rescue_path is not None:
-                assert _names(Path(error.rescue_path)) == {"old", *self.given}
+                assert names_in(Path(error.rescue_path)) == {"old", *self.given}
                 assert stat.S_IMODE(os.stat(error.rescue_path).st_mode) == 0o600
         left = {p.name for p in folder.iterdir()} - {"cookies.json"}
         assert all("rescue" in name or name.endswith(".lock") for name in left), left
@@ -463,8 +463,14 @@ class World:
             assert self.raised is None or isinstance(self.raised, allowed), repr(self.raised)
 
 
-def _names(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
+    """The names of the cookies in a file."""
     return {cookie["name"] for cookie in json.loads(path.read_text())["cookies"]}
+
+
+def rescued(world: World) -> bool:
+    """True where an error names a rescue file."""
+    return any(isinstance(e, CookieSaveError) and e.rescue_path is not None for e in _all(world.raised))
 
 
 def _all(error: BaseException | None) -> Iterator[BaseException]:
@@ -687,8 +693,8 @@ def check_killed(cell: Cell, folder: Path) -> None:
     )
     assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout, done.stderr)
     cookie_file, url = folder / "cookies.json", f"sqlite:///{folder / 'log.db'}"
-    assert _names(cookie_file) in ({"old"}, {"old", "new"})
-    with Client(adapter=MemoryAdapter(), store=url) as client:
+    assert names_in(cookie_file) in ({"old"}, {"old", "new"})
+    with Client(adapter=MemoryAdapter(), store=url, clock=ManualClock()) as client:
         client.sessions.reap()
         with client.Session(cookie_file=cookie_file) as session:  # nothing that the dead one held is in its way
             assert {"old"} <= {cookie["name"] for cookie in session.get_cookies()}

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from campaign import CELLS, FAULTS, KILLS, WRITES, check_killed, live, pairs, slice_of
 from mutants import MUTANTS, ROOT, caught_by
+from what_happens import table
 
 from lifecycle.states import EDGES
 
@@ -81,6 +82,11 @@ def test_what_an_owner_leaves_that_is_killed_at_some_steps(tmp_path):
 @pytest.mark.parametrize("part", range(1, 12))
 def test_what_an_owner_leaves_that_is_killed_at_each_step(part, tmp_path):
     killed(slice_of(KILLS, part, 12), tmp_path)
+
+
+@pytest.mark.parametrize("api", ["sync", "async"])
+def test_the_readme_says_what_happens(api):
+    assert table(api) in (ROOT / "README.md").read_text(), "tests/what_happens.py prints it"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.invariant)
