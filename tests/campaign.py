@@ -223,7 +223,8 @@ class World:
         self.attachments: dict[str, Any] = {}
         self.guests: set[str] = set()
         self.cores: list[Any] = []
-        self.weather: threading.Thread | None = None
+        self.weather: list[threading.Thread] = []
+        """Who moves the clock."""
         self.over = threading.Event()
         self.strike_caller: Callable[[], None] = lambda: None
         self.cancel_caller: Callable[[], None] = lambda: None
@@ -334,9 +335,7 @@ class World:
             case "raise OSError":
                 raise OSError(28, "No space left on device")
             case "hang":
-                if self.weather is None:
-                    self.weather = threading.Thread(target=self._pass_time)
-                    self.weather.start()
+                self._weather(self._pass_time)
                 await asyncio.Event().wait()
             case "SIGKILL":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -344,8 +343,6 @@ class World:
                 self.cookies_refused = True
             case "cookie disk hangs":
                 self.cookies_refused = True
-                seconds = STEPS[Step.SAVE_COOKIES].budget + 0.1
-                self.weather = threading.Thread(target=self.clock.advance, args=(seconds,))
             case "crash":
                 if att.session_id in self.adapter.live:
                     self.adapter.crash(att.session_id)
@@ -356,6 +353,11 @@ class World:
             case _:
                 self.strikes.append(fault)
                 self.strike_caller()
+
+    def _weather(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work)
+        self.weather.append(thread)
+        thread.start()
 
     def _pass_time(self) -> None:
         while not self.over.wait(0.0005):
@@ -498,8 +500,9 @@ def _cookie_disk(world: World) -> Iterator[None]:
 
     def replace_file(path: Path, data: bytes) -> None:
         if world.cookies_refused and path.name == world.cookie_file.name:
-            if world.cell.fault == "cookie disk hangs" and world.weather is not None:
-                world.weather.start()  # the time of the step passes while this thread waits
+            if world.cell.fault == "cookie disk hangs":
+                seconds = STEPS[Step.SAVE_COOKIES].budget + 0.1
+                world._weather(lambda: world.clock.advance(seconds))  # while this thread waits
                 world.gone_on.wait()
             raise OSError(28, "No space left on device")
         original(path, data)
@@ -521,8 +524,8 @@ def _live(world: World) -> None:
     finally:
         world.over.set()
         world.gone_on.set()
-        if world.weather is not None and world.weather.ident is not None:
-            world.weather.join()
+        for weather in world.weather:
+            weather.join()
 
 
 @contextlib.contextmanager
