@@ -112,14 +112,14 @@ async def _reap(core: ClientCore, row: SessionRow) -> SessionStatus | None:
     claim = core.supervisor.owner.claim(
         _REAPING, row.attachment_id, attachment_id=uuid.uuid4().hex, session_id=row.session_id
     )
-    if not await core.read(lambda s: _hold(s, claim)):
-        return None
     try:
+        if not await core.read(lambda s: _hold(s, claim)):
+            return None
         found = await core.row(row.session_id)
         if found is None or found.attachment_id != row.attachment_id or not is_unfinished(found):
             return None  # another one was there in between
         return await _end(core, found)
-    finally:
+    finally:  # also when it was given up while the store took the claim; one of another is left alone
         await core.read(lambda s: s.unclaim(claim))
 
 

@@ -340,6 +340,37 @@ def test_the_start_of_a_client_does_not_wait_for_it_and_its_end_not_long(url, mo
     assert adapter.reaped == [session_id] * 2
 
 
+def test_one_that_is_given_up_as_it_takes_its_claim_holds_nobody_else_up(url, monkeypatch):
+    session_id = killed(url)
+    monkeypatch.setattr("lifecycle.core.REAP_GRACE", 0.0)
+    claiming, go_on = threading.Event(), threading.Event()
+    client = Client(adapter=MemoryAdapter(), store=url, reap_on_start=False)
+    store, core = client._core._opened.store, client._core
+    original = store.claim
+
+    def slow(claim, **options):
+        claiming.set()
+        assert go_on.wait(PATIENCE)
+        return original(claim, **options)
+
+    monkeypatch.setattr(store, "claim", slow)
+
+    async def reaping(_):
+        core._reaping = core.supervisor.spawn(core._reap(dry_run=False), "reap")
+
+    core.supervisor.call(reaping)
+    assert claiming.wait(PATIENCE)
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    eventually(core._reaping.cancelling)
+    go_on.set()
+    closing.join(PATIENCE)
+    monkeypatch.undo()
+    assert row_of(url, session_id).state is State.ACTIVE
+    with Client(adapter=MemoryAdapter(), store=url) as later:
+        assert [s.session_id for s in later.sessions.reap()] == [session_id]
+
+
 def test_one_at_the_start_that_fails_is_told_to_the_log_of_the_host_and_tried_again(url, caplog, monkeypatch):
     session_id = killed(url)
     with monkeypatch.context() as patch:
