@@ -89,6 +89,15 @@ class _ThreadDriver:
         if not self.users:
             self.stop()
 
+    def renew(self) -> None:
+        """Start afresh with the next page, after Ctrl-C struck a connect, where no other page needs this driver.
+
+        Playwright's objects are half made then: a context without its browser fails at its close, and with it whatever
+        call reads that event (seen).
+        """
+        if self.callable_here() and not any(slot.connected for slot in self.slots):
+            self.stop()
+
     def stop(self) -> None:
         """Stop the driver, in its own thread."""
         manager, self._manager, self.playwright = self._manager, None, None
@@ -188,6 +197,11 @@ class PageSlot:
         self._browser: sync_api.Browser | None = None
         self._page: sync_api.Page | None = None
 
+    @property
+    def connected(self) -> bool:
+        """True while it holds a connection."""
+        return self._browser is not None
+
     def prefetch(self) -> None:
         """Start the driver of this thread before there is anything to connect to."""
         self._use().start()
@@ -219,8 +233,10 @@ class PageSlot:
             driver = self._use()
             try:
                 self._browser = driver.start().chromium.connect_over_cdp(url())
-            except BaseException:
+            except BaseException as struck:
                 driver.drop(self._user)
+                if not isinstance(struck, Exception):
+                    driver.renew()
                 raise
         context = self._browser.contexts[0]
         self._page = context.pages[0] if context.pages else context.new_page()
