@@ -11,6 +11,7 @@ import children
 import pytest
 
 from lifecycle import AsyncClient, Client, SessionClosed, State, UsageError
+from lifecycle import page as page_module
 
 BOUND = 60.0
 
@@ -249,3 +250,29 @@ def test_playwright_is_not_imported_before_a_page_is_asked_for():
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_after_ctrl_c_in_a_connect_the_next_page_has_a_driver_of_its_own(monkeypatch):
+    """Unless another page of the thread still needs it."""
+
+    def struck(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with Client(adapter="local", store="memory:") as client, client.Session() as session:
+        session.page.goto("about:blank")
+        driver = page_module._local.driver
+        kind, needed = type(driver.playwright.chromium), driver.playwright
+        with client.Session() as another:
+            with monkeypatch.context() as patch:
+                patch.setattr(kind, "connect_over_cdp", struck)
+                with pytest.raises(KeyboardInterrupt):
+                    _ = another.page
+            assert driver.playwright is needed, "the first session's page needs it"
+            session.stop()
+            with monkeypatch.context() as patch:
+                patch.setattr(kind, "connect_over_cdp", struck)
+                with pytest.raises(KeyboardInterrupt):
+                    _ = another.page
+            assert driver.playwright is None
+            another.page.goto("about:blank")
+            assert driver.playwright is not None
