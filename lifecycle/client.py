@@ -16,7 +16,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack, cast
 
 from lifecycle.attachment import Attachment, SessionStatus
-from lifecycle.config import SessionKwargs, SessionOptions, check_labels, check_session_id, nearest, parse_options
+from lifecycle.config import (
+    SessionKwargs,
+    SessionOptions,
+    check_flag,
+    check_labels,
+    check_session_id,
+    nearest,
+    parse_options,
+)
 from lifecycle.core import ClientCore, merge
 from lifecycle.engine import supervisor
 from lifecycle.errors import ConfigError
@@ -108,13 +116,11 @@ class BaseClient:
     ) -> None:
         if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
             raise ConfigError(option="clock", value=clock, allowed="an object with monotonic, utcnow and call_at")
-        if not isinstance(reap_on_start, bool):
-            raise ConfigError(option="reap_on_start", value=reap_on_start, allowed="True or False")
         self._adapter = _resolve_adapter(adapter)
         self._owns_adapter = adapter is None or isinstance(adapter, str)
         self._store = store
         self._clock = clock
-        self._reap_on_start = reap_on_start
+        self._reap_on_start = check_flag("reap_on_start", reap_on_start)
         self._kept: dict[str, Session | AsyncSession] = {}
         self._hooks: list[Hook] = []
         self._core_now = self._new_core()

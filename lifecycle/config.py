@@ -204,7 +204,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
     width, height = _viewport(given)
     return SessionOptions(
         session_id=session_id,
-        headless=_flag("headless", given.get("headless", True)),
+        headless=check_flag("headless", given.get("headless", True)),
         timeout_minutes=idle,
         max_duration_minutes=longest,
         start_timeout_minutes=_minutes(
@@ -221,8 +221,8 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         cookie_file=_path("cookie_file", given.get("cookie_file")),
         cookie_scope=_one_of("cookie_scope", given.get("cookie_scope", "default"), ("default", "all")),
         on_exit=_one_of("on_exit", given.get("on_exit", "stop"), ("stop", "detach")),
-        prefetch_page=_flag("prefetch_page", given.get("prefetch_page", False)),
-        viewer_input=_flag("viewer_input", given.get("viewer_input", False)),
+        prefetch_page=check_flag("prefetch_page", given.get("prefetch_page", False)),
+        viewer_input=check_flag("viewer_input", given.get("viewer_input", False)),
         name=_text("name", given.get("name")),
         labels=check_labels("labels", given.get("labels", {})),
         idempotency_key=_text("idempotency_key", given.get("idempotency_key")),
@@ -265,7 +265,8 @@ def _minutes(option: str, value: object) -> float:
     return float(value)
 
 
-def _flag(option: str, value: object) -> bool:
+def check_flag(option: str, value: object) -> bool:
+    """`value` as a yes or no."""
     if not isinstance(value, bool):
         raise ConfigError(option=option, value=value, allowed="True or False")
     return value

@@ -19,9 +19,18 @@ from lifecycle.errors import UsageError
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-__all__ = ["SignalStops", "stop_on_signals"]
+__all__ = ["SignalStops", "heeded_signals", "stop_on_signals"]
 
 _SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+def heeded_signals() -> dict[int, Any]:
+    """The signals that ask a process to end, with the handler of each.
+
+    One that the parent has ignored, as nohup does with SIGHUP, is not among them: it stays ignored.
+    """
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    return {number: handler for number in numbers if (handler := signal.getsignal(number)) != signal.SIG_IGN}
 
 
 class SignalStops:
@@ -40,12 +49,10 @@ class SignalStops:
 
     def _install(self) -> None:
         self._on = True
-        for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-            before = signal.getsignal(number)
-            if before is None or before == signal.SIG_IGN:  # one of C code, which nothing could call; or ignored
-                continue
-            if isinstance(getattr(before, "__self__", None), SignalStops) and before.__self__._on:  # type: ignore[union-attr]  # noqa: SLF001 - one of its kind
-                continue
+        for number, before in heeded_signals().items():
+            installed = getattr(before, "__self__", None)
+            if before is None or (isinstance(installed, SignalStops) and installed.signals):
+                continue  # of C code, which nothing could call; or one of this kind, which does it already
             self._before[number] = before
             signal.signal(number, self._handler)
 

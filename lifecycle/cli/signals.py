@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from lifecycle.signals import heeded_signals
+
 if TYPE_CHECKING:
     from types import FrameType
 
 __all__ = ["Interrupted", "ending_on_signals"]
-
-_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 _AGAIN: Final = 0.01
 """Seconds until a dropped exception is raised again."""
@@ -69,9 +69,8 @@ def ending_on_signals() -> Iterator[Sequence[Interrupted]]:
         struck.append(Interrupted(signum))
         raise struck[-1]
 
-    # A signal that the parent has ignored, as nohup does with SIGHUP, stays ignored.
-    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    before = heeded_signals()
+    numbers = [*before]
     if sys.platform != "win32":
         before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     tell: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
@@ -84,9 +83,8 @@ def ending_on_signals() -> Iterator[Sequence[Interrupted]]:
 
     try:
         sys.unraisablehook = unraisable
-        for number in before:
-            if number in numbers:
-                signal.signal(number, end)
+        for number in numbers:
+            signal.signal(number, end)
         yield struck
     finally:
         if struck and not os.environ.get("LIFECYCLE_DEBUG"):

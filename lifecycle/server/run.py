@@ -24,6 +24,7 @@ from lifecycle.gateway.policy import MAX_MESSAGE
 from lifecycle.ports import Adapter, Store
 from lifecycle.server.app import check_token, create_app
 from lifecycle.server.guard import is_address
+from lifecycle.signals import heeded_signals
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -39,8 +40,6 @@ _SOCKETS: Final[dict[str, Any]] = {
     "ws": "websockets-sansio", "ws_max_size": MAX_MESSAGE, "ws_ping_interval": None, "ws_per_message_deflate": False,
 }  # fmt: skip
 """How uvicorn serves WebSockets: as the gateway does, to which it hands them on."""
-
-_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Serving:
@@ -80,8 +79,7 @@ class _Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-        before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+        before = heeded_signals()
         for number in before:
             signal.signal(number, self._strike)
         try:
