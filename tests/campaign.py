@@ -152,14 +152,14 @@ def pairs(count: int, seed: int = 0) -> list[Cell]:
 
 
 KILLS: Final = tuple(
-    Cell(edge, story, step, side, "SIGKILL", api)
+    cell
     for edge in EDGES
     if edge.steps
     for story in STORIES[edge.event, edge.source]
     for step in [*edge.steps, *WRITES]
     for side in SIDES
     for api in APIS
-    if (edge.event, step) != (Event.ATTACH, Step.OPEN_VIEWER)
+    if (cell := Cell(edge, story, step, side, "SIGKILL", api)).possible
 )
 """The owner is killed, in a process of its own on a store in a file."""
 
@@ -171,30 +171,17 @@ def slice_of(cells: tuple[Cell, ...], part: int, parts: int) -> list[Cell]:
     return shuffled[part::parts]
 
 
-class _Store(FailingStore):
-    """Tells before and after each write what is written."""
+def _tell_of_writes(store: Any, writing: Callable[[Sequence[Record], str], None]) -> Any:
+    """`store`, which tells before and after each write what is written."""
+    write = store.write
 
-    def __init__(self, writing: Callable[[Sequence[Record], str], None]) -> None:
-        super().__init__()
-        self._writing = writing
+    def told(records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
+        writing(records, "before")
+        write(records, rows)
+        writing(records, "after")
 
-    def write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
-        self._writing(records, "before")
-        super().write(records, rows)
-        self._writing(records, "after")
-
-
-class _StoreInAFile(SQLiteStore):
-    """The same in a file, for a process that is killed."""
-
-    def __init__(self, path: Path, writing: Callable[[Sequence[Record], str], None]) -> None:
-        super().__init__(path)
-        self._writing = writing
-
-    def write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
-        self._writing(records, "before")
-        super().write(records, rows)
-        self._writing(records, "after")
+    store.write = told
+    return store
 
 
 class World:
@@ -208,9 +195,8 @@ class World:
     def __init__(self, cell: Cell, folder: Path) -> None:
         self.cell = cell
         self.clock = ManualClock()
-        self.store: Any = _Store(self._writing)
-        if cell.fault == "SIGKILL":
-            self.store = _StoreInAFile(folder / "log.db", self._writing)
+        store = SQLiteStore(folder / "log.db") if cell.fault == "SIGKILL" else FailingStore()
+        self.store = _tell_of_writes(store, self._writing)
         self.adapter = MemoryAdapter()
         self.cookie_file = folder / "cookies.json"
         self.cookie_file.write_text(json.dumps({"cookies": [OLD], "origins": []}))
@@ -235,7 +221,7 @@ class World:
     # --- the fault ----------------------------------------------------------------------------------------------
 
     def watch(self, core: Any) -> None:
-        """Have the steps of a client go through `_step`."""
+        """Have the steps of a client go through `_around`."""
         self.cores.append(core)
         runner = core.flow._steps
         runner._steps = {step: self._around(step, work) for step, work in runner._steps.items()}
@@ -365,15 +351,19 @@ class World:
 
     # --- the stories --------------------------------------------------------------------------------------------
 
-    def options(self) -> dict[str, Any]:
-        return {
-            "cookie_file": self.cookie_file, "headless": False,
-            "timeout_minutes": IDLE, "start_timeout_minutes": self.start_timeout,
-        }  # fmt: skip
-
     def made(self, session: Any) -> Any:
         self.attachments[session.attachment_id] = session
         return session
+
+    def session(self, client: Any, owner: Any) -> Any:
+        """The session that the story is about: a guest of `owner` where there is one."""
+        options: dict[str, Any] = {"cookie_file": self.cookie_file, "start_timeout_minutes": self.start_timeout}
+        if owner is None:
+            return self.made(client.Session(headless=False, timeout_minutes=IDLE, **options))
+        on_exit = "detach" if self.cell.edge.event in (Event.DETACH, Event.ATTACH) else "stop"
+        guest = self.made(client.Session(owner.session_id, on_exit=on_exit, **options))
+        self.guests.add(guest.attachment_id)
+        return guest
 
     def check(self, folder: Path) -> None:
         """The invariants."""
@@ -398,23 +388,13 @@ class World:
         if self.faults & {*OF_THE_STORE} and "disk full for a while" not in self.faults:
             assert spilled is not None or not self.store.broken
         told = [*records, *(r for r in spilled or [] if r not in records)]
-        of: dict[str, list[Record]] = {}
-        for record in told:
-            of.setdefault(record.attachment_id, []).append(record)
-        for seqs in ([r.writer_seq for r in told if r.writer == w] for w in {r.writer for r in told}):
-            assert seqs == list(range(1, len(seqs) + 1)), "the writer's numbers have a gap"
+        of = by_attachment(told)
         for attachment_id, session in self.attachments.items():
             mine = of.get(attachment_id, [])
-            assert [r.attachment_seq for r in mine] == list(range(1, len(mine) + 1))
             begun = [r for r in mine if r.kind is RecordKind.INTENT]
             ends = [r for r in mine if r.terminal]
             assert len(ends) == bool(begun or session.state.terminal), [(r.kind, r.event) for r in mine]
-            state = State.NOT_STARTED
-            for r in mine:
-                if r.kind is RecordKind.COMMIT:
-                    assert r.source is state, "a commit leaves a state that the log has not reached"
-                    state = r.dest
-            assert state is session.state, "the log replays to another state"
+            assert replayed(mine) is session.state, "the log replays to another state"
             if spilled is None and begun and attachment_id not in self.guests:
                 row = self.store.session(session.session_id)
                 assert row is not None
@@ -463,6 +443,29 @@ class World:
             foreign = {"raise": RuntimeError, "raise OSError": OSError}
             allowed = (LifecycleError, *(foreign[fault] for fault in self.faults & foreign.keys()))
             assert self.raised is None or isinstance(self.raised, allowed), repr(self.raised)
+
+
+def by_attachment(told: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each attachment; the numbers of writers and attachments have no gap."""
+    of: dict[str, list[Record]] = {}
+    seqs: dict[str, list[int]] = {}
+    for r in told:
+        of.setdefault(r.attachment_id, []).append(r)
+        seqs.setdefault(f"attachment {r.attachment_id}", []).append(r.attachment_seq)
+        seqs.setdefault(f"writer {r.writer}", []).append(r.writer_seq)
+    for whose, found in seqs.items():
+        assert found == list(range(1, len(found) + 1)), f"the numbers of {whose} have a gap"
+    return of
+
+
+def replayed(told: Sequence[Record]) -> State:
+    """The state that the records of an attachment lead to, one from the other."""
+    state = State.NOT_STARTED
+    for r in told:
+        if r.kind in (RecordKind.COMMIT, RecordKind.RECOVERED):
+            assert r.source is state, "a commit leaves a state that the log has not reached"
+            state = r.dest
+    return state
 
 
 def names_in(path: Path) -> set[str]:
@@ -565,21 +568,11 @@ def _sync(world: World) -> None:
         raise ValueError("a bad hook")
 
     def story(client: Client, owners: Client) -> None:
-        options = world.options()
+        owner = None
         if world._of_a_guest:
             owner = world.made(owners.Session(timeout_minutes=IDLE))
             owner.start()
-            session = world.made(
-                client.Session(
-                    owner.session_id,
-                    cookie_file=world.cookie_file,
-                    on_exit=("detach" if cell.edge.event in (Event.DETACH, Event.ATTACH) else "stop"),
-                    start_timeout_minutes=world.start_timeout,
-                )
-            )
-            world.guests.add(session.attachment_id)
-        else:
-            session = world.made(client.Session(**options))
+        session = world.session(client, owner)
         if "bad hook" in cell.story:
             session.hook(after="start")(bad)
         if "stop of" in cell.story:
@@ -627,21 +620,11 @@ def _async(world: World) -> None:
         raise ValueError("a bad hook")
 
     async def story(client: AsyncClient, owners: AsyncClient) -> None:
-        options = world.options()
+        owner = None
         if world._of_a_guest:
             owner = world.made(owners.Session(timeout_minutes=IDLE))
             await owner.start()
-            session = world.made(
-                client.Session(
-                    owner.session_id,
-                    cookie_file=world.cookie_file,
-                    on_exit=("detach" if cell.edge.event in (Event.DETACH, Event.ATTACH) else "stop"),
-                    start_timeout_minutes=world.start_timeout,
-                )
-            )
-            world.guests.add(session.attachment_id)
-        else:
-            session = world.made(client.Session(**options))
+        session = world.session(client, owner)
         if "bad hook" in cell.story:
             session.hook(after="start")(bad)
         if "stop of" in cell.story:
@@ -707,12 +690,7 @@ def check_killed(cell: Cell, folder: Path) -> None:
         rows = store.sessions()
     for row in rows:
         assert (row.state.terminal, row.released) == (True, True)
-    for writer in {r.writer for r in told}:
-        seqs = [r.writer_seq for r in told if r.writer == writer]
-        assert seqs == list(range(1, len(seqs) + 1))
-    for attachment_id in {r.attachment_id for r in told}:
-        mine = [r for r in told if r.attachment_id == attachment_id]
-        assert [r.attachment_seq for r in mine] == list(range(1, len(mine) + 1))
+    for mine in by_attachment(told).values():
         ends = [r for r in mine if r.terminal]
         if not ends and mine[0].event is Event.ATTACH:
             # Nobody looks for a guest whose process dies after its owner has ended in order: it has no ledger row.
@@ -720,12 +698,7 @@ def check_killed(cell: Cell, folder: Path) -> None:
             assert owner.close_reason is not CloseReason.OWNER_DIED
             continue
         assert len(ends) == 1, [(r.kind, r.event, r.source, r.dest) for r in mine]
-        state = State.NOT_STARTED
-        for r in mine:
-            if r.kind in (RecordKind.COMMIT, RecordKind.RECOVERED):
-                assert r.source is state
-                state = r.dest
-        assert state is ends[0].dest
+        assert replayed(mine) is ends[0].dest
 
 
 def main() -> int:

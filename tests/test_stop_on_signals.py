@@ -43,6 +43,13 @@ def use(session):
 def begin(client=None):
     return use(new(client).start())
 
+def tell_when_it_waits(stops):
+    def tell():
+        while stops._waiting is None:
+            time.sleep(0.01)
+        print("waiting", flush=True)
+    threading.Thread(target=tell, daemon=True).start()
+
 def wait():
     while True:
         time.sleep(60)
@@ -208,11 +215,7 @@ def test_a_second_signal_waits_for_nothing(tmp_path, how):
         signal.signal(signal.SIGTERM, leave)
     client = Client(adapter=MemoryAdapter(faults=[Fault(step="save_cookies", kind="hang")]), store=url)
     stops = lifecycle.stop_on_signals()
-    def tell():
-        while stops._waiting is None:
-            time.sleep(0.01)
-        print("waiting", flush=True)
-    threading.Thread(target=tell, daemon=True).start()
+    tell_when_it_waits(stops)
     session = begin(client)
     wait()
     """
@@ -233,11 +236,7 @@ def test_a_handler_hears_of_both_signals_and_the_first_waits_no_longer(tmp_path)
     signal.signal(signal.SIGTERM, lambda signum, frame: told.append(stops._waiting is not None))
     client = Client(adapter=MemoryAdapter(faults=[Fault(step="save_cookies", kind="hang")]), store=url)
     stops = lifecycle.stop_on_signals()
-    def tell():
-        while stops._waiting is None:
-            time.sleep(0.01)
-        print("waiting", flush=True)
-    threading.Thread(target=tell, daemon=True).start()
+    tell_when_it_waits(stops)
     session = begin(client)
     while not told:
         time.sleep(0.01)
