@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.errors import UsageError
@@ -43,6 +44,7 @@ class _ThreadDriver:
 
     def start(self) -> sync_api.Playwright:
         """The running driver, started when it is not."""
+        self.bury()
         if self.playwright is None:
             if _inside_a_loop():  # Playwright's sync API refuses to start there
                 msg = (
@@ -61,8 +63,7 @@ class _ThreadDriver:
                 raise
             self.playwright = started
             self._home = _greenlet()
-            transport = getattr(getattr(self._manager, "_client", None), "_transport", None)
-            self._pid = getattr(getattr(transport, "_proc", None), "pid", None)
+            self._pid = getattr(_process(self._manager), "pid", None)
             return started
         return self.playwright
 
@@ -101,8 +102,25 @@ class _ThreadDriver:
     def stop(self) -> None:
         """Stop the driver, in its own thread."""
         manager, self._manager, self.playwright = self._manager, None, None
-        if manager is not None:
+        if manager is None:
+            return
+        for slot in list(self.slots):
+            slot.forget()
+        with _in_time(manager):
+            _end_process(manager)
             manager.__exit__(None, None, None)
+
+    def bury(self) -> None:
+        """Stop a driver that has ended by itself, so that the next page gets a new one."""
+        if self.callable_here() and _reads_no_more(self._manager):
+            self.stop()
+
+    def close(self, browser: sync_api.Browser) -> None:
+        """Close a connection that other pages of the thread do not need."""
+        from playwright.sync_api import Error  # noqa: PLC0415 - imported already
+
+        with contextlib.suppress(Error), _in_time(self._manager):  # the session is over, the connection closed already
+            browser.close()
 
     def __del__(self) -> None:
         # The thread ends with its driver running: nobody can call it any more, so its pipe is closed (the driver
@@ -118,6 +136,63 @@ class _ThreadDriver:
         warnings.warn(  # at the end: where warnings are errors, nothing after it is done
             "a thread ended with Playwright pages open; stop its sessions first", ResourceWarning, stacklevel=2
         )
+
+
+_PATIENCE: Final = 5.0
+"""Seconds that a driver has for its own end, or to close a connection; then its process is ended."""
+
+
+def _process(manager: Any) -> Any:  # noqa: ANN401 - Playwright's managers have no public type, nor what they keep
+    """The driver's process as asyncio has it; None while there is none, or where Playwright keeps it elsewhere."""
+    return getattr(getattr(getattr(manager, "_client", None), "_transport", None), "_proc", None)
+
+
+def _reads_no_more(manager: Any) -> bool:  # noqa: ANN401
+    """True when the task that reads from the driver has ended: it was struck by a signal, or the driver ended."""
+    return _process(manager) is not None and bool(manager._client._close_promise.done())  # noqa: SLF001 - no public way
+
+
+def _end_process(manager: Any) -> None:  # noqa: ANN401
+    """Tell the driver to end, and wait until its process has.
+
+    Playwright's own end waits for the task that reads from it; where a signal struck that, it leaves the process
+    running (seen).
+    """
+    process = _process(manager)
+    if process is not None:
+        manager._client._transport.request_stop()  # noqa: SLF001 - no public way, as below
+        manager._dispatcher_fiber.switch()  # noqa: SLF001 - runs its loop until the reader has ended
+        manager._loop.run_until_complete(process.communicate())  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def _in_time(manager: Any) -> Iterator[None]:  # noqa: ANN401
+    """End the driver's process when what is inside takes too long, or is struck.
+
+    A signal that strikes while a message is read takes the message with it, and who waits for its answer waits for
+    ever (seen). The end of the process ends the wait.
+    """
+    process = _process(manager)
+
+    def end() -> None:
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(_PATIENCE, end)
+    timer.daemon = True
+    try:
+        try:
+            timer.start()
+        except RuntimeError:  # the interpreter ends, and starts no thread any more
+            end()
+        yield
+    except BaseException as struck:
+        if not isinstance(struck, Exception):
+            end()
+        raise
+    finally:
+        timer.cancel()
 
 
 def _greenlet() -> object:
@@ -227,6 +302,9 @@ class PageSlot:
                 "session.cdp_url()"
             )
             raise UsageError(msg)
+        driver = self._driver()
+        if driver is not None:
+            driver.bury()
         if self._page is not None and not self._page.is_closed():
             return self._page
         if self._browser is None:
@@ -259,6 +337,10 @@ class PageSlot:
             driver.tidy()
         return True
 
+    def forget(self) -> None:
+        """The driver behind the page is gone; the next page is a new one."""
+        self._browser = self._page = None
+
     def disconnect(self) -> None:
         """Close the connection; only where the driver can be called."""
         browser, self._browser, self._page = self._browser, None, None
@@ -266,11 +348,8 @@ class PageSlot:
         if driver is not None:
             driver.users.discard(self._user)
             driver.slots.discard(self)
-        if browser is not None:
-            from playwright.sync_api import Error  # noqa: PLC0415 - imported already
-
-            with contextlib.suppress(Error):  # the session is over, so the connection is closed already
-                browser.close()
+            if browser is not None and driver.users:  # without any, the driver stops, and its connections with it
+                driver.close(browser)
 
 
 class _LoopDriver:
@@ -279,15 +358,19 @@ class _LoopDriver:
     def __init__(self) -> None:
         self.users: set[object] = set()
         self.starting: asyncio.Task[async_api.Playwright] | None = None
+        self._manager: Any = None
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> async_api.Playwright:
-        if self.starting is None:
+        """The running driver; a new one where it has ended by itself."""
+        starting = self.starting
+        if starting is None or _reads_no_more(self._manager):
             from playwright.async_api import async_playwright  # noqa: PLC0415 - 0.2 s that only pages pay for
 
-            self.starting = asyncio.ensure_future(async_playwright().start())
+            self._manager = async_playwright()
+            starting = self.starting = asyncio.ensure_future(self._manager.start())
         try:
-            return await asyncio.shield(self.starting)
+            return await asyncio.shield(starting)
         except Exception:
             self.starting = None
             raise
@@ -321,6 +404,7 @@ class AsyncPageSlot:
     def __init__(self, user: object) -> None:
         self._user = user
         self._loop = asyncio.get_running_loop()
+        self._playwright: async_api.Playwright | None = None
         self._browser: async_api.Browser | None = None
         self._page: async_api.Page | None = None
         self._lock = asyncio.Lock()
@@ -341,12 +425,14 @@ class AsyncPageSlot:
             msg = "session.page() belongs to the event loop where it was first used; use one session a loop"
             raise UsageError(msg)
         async with self._lock:
+            driver = _loop_driver()
+            driver.users.add(self._user)
+            playwright = await driver.start()
+            if playwright is not self._playwright:  # the first, or the one before has ended
+                self._playwright, self._browser, self._page = playwright, None, None
             if self._page is not None and not self._page.is_closed():
                 return self._page
             if self._browser is None:
-                driver = _loop_driver()
-                driver.users.add(self._user)
-                playwright = await driver.start()
                 self._browser = await playwright.chromium.connect_over_cdp(await url())
             context = self._browser.contexts[0]
             self._page = context.pages[0] if context.pages else await context.new_page()

@@ -14,7 +14,7 @@ import children
 import pytest
 
 HEAD = """
-import asyncio, faulthandler, os, signal, threading, time
+import asyncio, faulthandler, os, signal, sys, threading, time
 faulthandler.dump_traceback_later(50, exit=True)
 from lifecycle import *
 
@@ -28,10 +28,10 @@ def drivers():
             try:
                 with open(f"/proc/{pid}/stat") as f, open(f"/proc/{pid}/cmdline") as g:
                     if f.read().rsplit(")", 1)[1].split()[1] == str(os.getpid()):
-                        found.append(g.read())
+                        found.append((int(pid), g.read()))
             except (FileNotFoundError, ProcessLookupError):
                 continue
-    return [c for c in found if "driver" in c and "node" in c]
+    return [pid for pid, line in found if "driver" in line and "node" in line]
 
 def nothing_is_left():
     assert asyncio.run(asyncio.sleep(0, "works again")) == "works again"
@@ -171,6 +171,8 @@ def test_ctrl_c_with_a_page(where: str) -> None:
     def strike(after):
         signal.setitimer(signal.ITIMER_REAL, after)
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Python also swallows one that meets a weakref's callback; it is struck again then.
+    sys.unraisablehook = lambda u: strike(0.01) if u.exc_type is KeyboardInterrupt else sys.__unraisablehook__(u)
     session = client.Session(prefetch_page=True)
     struck = False
     try:
@@ -195,6 +197,109 @@ def test_ctrl_c_with_a_page(where: str) -> None:
     assert struck
     session.wait_ended(timeout=20)
     assert session.state == "closed"
+    nothing_is_left()
+    """,
+        playwright_may_complain=True,
+    )
+
+
+@linux
+@pytest.mark.parametrize("others", [True, False], ids=["with others on the driver", "alone"])
+@pytest.mark.parametrize("struck", ["the reader", "a message"])
+def test_a_driver_that_a_signal_left_deaf_is_ended(struck: str, others: bool) -> None:
+    """Seen in about 1 of 50 strikes between short calls.
+
+    A signal that struck the task that reads from the driver ended it, and Playwright's own end then left the process
+    running. One that struck while a message was read took the message with it, and to close the connection waited for
+    its answer for ever. What the signal struck is planted here, in Playwright's own reader.
+    """
+    run(
+        f"""
+    import lifecycle.page
+    from playwright._impl.connection import Connection
+    struck, others = {struck!r}, {others}
+    patience = lifecycle.page._PATIENCE
+    seen = []
+
+    def strike(self, message):
+        seen.append(message)
+        if struck == "the reader" and len(seen) == 1:
+            raise KeyboardInterrupt
+        if struck == "a message" and len(seen) == 1:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if others:
+        lifecycle.page.hold_driver(client._core.supervisor.thread, client)
+    real = Connection.dispatch
+    try:
+        with client.Session() as session:
+            session.page.title()
+            Connection.dispatch = strike
+            try:
+                session.page.title()
+            finally:
+                began = time.monotonic()
+    except KeyboardInterrupt:
+        took = time.monotonic() - began
+    assert seen
+    assert session.state == "closed"
+    assert took < patience + 5, took
+    Connection.dispatch = real
+    with client.Session() as again:
+        assert again.page.title() == ""
+    if others:
+        lifecycle.page.release_driver(client)
+    nothing_is_left()
+    """,
+        playwright_may_complain=True,
+    )
+
+
+@linux
+def test_a_session_whose_playwright_driver_died_connects_its_next_page_with_a_new_one() -> None:
+    """Seen: the driver killed, every page of its thread or loop failed from then on, in new sessions too."""
+    run(
+        """
+    def kill():
+        (pid,) = drivers()
+        os.kill(pid, signal.SIGKILL)
+
+    with client.Session() as session, client.Session() as other:
+        old = session.page
+        old.evaluate("window.kept = 1")
+        other.page.title()
+        kill()
+        try:
+            old.title()
+        except Exception as error:
+            assert "closed" in str(error), error
+        else:
+            raise AssertionError("a page without a driver answered")
+        assert session.page.evaluate("window.kept") == 1  # the browser went on
+        assert other.page.title() == ""
+        assert len(drivers()) == 1
+        kill()
+    assert (session.state, other.state) == ("closed", "closed")
+    nothing_is_left()
+
+    async def main():
+        async with AsyncClient(store="memory:") as client, client.Session() as session, client.Session() as other:
+            old = await session.page()
+            await old.evaluate("window.kept = 1")
+            await (await other.page()).title()
+            kill()
+            try:
+                await old.title()
+            except Exception as error:
+                assert "closed" in str(error), error
+            else:
+                raise AssertionError("a page without a driver answered")
+            assert await (await session.page()).evaluate("window.kept") == 1
+            assert await (await other.page()).title() == ""
+            kill()
+        assert (session.state, other.state) == ("closed", "closed")
+    asyncio.run(main())
     nothing_is_left()
     """,
         playwright_may_complain=True,
