@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from loopback_site import Site
 pytest.register_assert_rewrite("lifecycle.testing.contract", "lifecycle.testing.store_suite")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from lifecycle.testing.ways import Way
 
@@ -246,10 +247,58 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
 # --- what was shown -----------------------------------------------------------------------------------------------
 
 
+SKIPPED = {
+    "there is no guest yet, or no session any more": 6,
+    "this store keeps nothing": 1,
+    "there is no Xvfb to open a window on": 1,
+}
+"""How many tests may be skipped in CI, by what they say of it: a part that can't exist there."""
+
+
+@pytest.fixture
+def counted(request: pytest.FixtureRequest) -> Callable[[str, Iterable[object]], None]:
+    """`counted(part, cells)`: this test of the fault campaign has lived these cells; one that it lived twice, twice."""
+
+    def count(part: str, cells: Iterable[object]) -> None:
+        request.node.user_properties.append(("campaign", [part, [str(cell) for cell in cells]]))
+
+    return count
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of what each kind of browser can do, where the contract was run."""
+    """What the fault campaign has lived, what was skipped, and what each kind of browser can do."""
+    lived: dict[str, Counter[str]] = {}
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            if name == "campaign" and report.when == "call":
+                part, cells = value
+                lived.setdefault(part, Counter()).update(cells)
+    if lived:
+        terminalreporter.section("the fault campaign: distinct cells, and runs of them")
+        for part, cells in sorted(lived.items()):
+            terminalreporter.write_line(f"{len(cells):7,} {cells.total():7,}  {part}")
+        runs = sum(cells.total() for cells in lived.values())
+        terminalreporter.write_line(f"{sum(map(len, lived.values())):7,} {runs:7,}  in all")
+    skipped = _skipped(terminalreporter)
+    terminalreporter.write_line(f"skipped: {skipped.total()} of {sum(SKIPPED.values())} that may be")
     if any("test_contract.py" in report.nodeid for report in terminalreporter.stats.get("passed", ())):
         from test_contract import TABLE
 
         terminalreporter.section("one contract, by what each adapter declares")
         terminalreporter.write_line(TABLE)
+
+
+def _skipped(reporter: pytest.TerminalReporter) -> Counter[str]:
+    return Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ()))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, a test that is skipped and was not before is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or sys.platform != "linux" or hasattr(session.config, "workerinput") or not reporter:
+        return
+    more = _skipped(reporter) - Counter(SKIPPED)
+    if more:
+        reporter.write_line(f"skipped, and not allowed by SKIPPED in tests/conftest.py: {dict(more)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

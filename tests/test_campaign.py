@@ -33,7 +33,7 @@ def test_the_cells_are_made_from_the_table():
     assert len(set(CELLS)) == len(CELLS) >= 1_900
 
 
-def lived(cells, folder):
+def lived(part, cells, folder, counted):
     for cell in cells:
         life = folder / "life"
         life.mkdir()
@@ -43,26 +43,30 @@ def lived(cells, folder):
             e.add_note(f"cell: {cell}")
             raise
         shutil.rmtree(life)
+    counted(part, cells)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_edge_meets_every_fault_at_every_step(part, tmp_path):
-    lived(slice_of(CELLS, part, PARTS), tmp_path)
+def test_every_edge_meets_every_fault_at_every_step(part, tmp_path, counted):
+    lived("B: each fault at each step, on fakes", slice_of(CELLS, part, PARTS), tmp_path, counted)
+
+
+TWO = "D: two faults in one edge"
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_second_fault_follows_the_first(seed, tmp_path):
-    lived(pairs(150, seed), tmp_path)
+def test_a_second_fault_follows_the_first(seed, tmp_path, counted):
+    lived(TWO, pairs(150, seed), tmp_path, counted)
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", range(10))
-def test_a_second_fault_follows_the_first_many_times(part, tmp_path):
-    lived(pairs(5_000, 2)[part::10], tmp_path)
+def test_a_second_fault_follows_the_first_many_times(part, tmp_path, counted):
+    lived(TWO, pairs(5_000, 2)[part::10], tmp_path, counted)
 
 
-def killed(cells, folder):
+def killed(cells, folder, counted):
     for cell in cells:
         life = folder / "life"
         life.mkdir()
@@ -72,16 +76,17 @@ def killed(cells, folder):
             e.add_note(f"cell: {cell}")
             raise
         shutil.rmtree(life)
+    counted("F: SIGKILL of the owner at each step and write", cells)
 
 
-def test_what_an_owner_leaves_that_is_killed_at_some_steps(tmp_path):
-    killed(slice_of(KILLS, 0, 12), tmp_path)
+def test_what_an_owner_leaves_that_is_killed_at_some_steps(tmp_path, counted):
+    killed(slice_of(KILLS, 0, 12), tmp_path, counted)
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("part", range(1, 12))
-def test_what_an_owner_leaves_that_is_killed_at_each_step(part, tmp_path):
-    killed(slice_of(KILLS, part, 12), tmp_path)
+def test_what_an_owner_leaves_that_is_killed_at_each_step(part, tmp_path, counted):
+    killed(slice_of(KILLS, part, 12), tmp_path, counted)
 
 
 @pytest.mark.parametrize("api", ["sync", "async"])

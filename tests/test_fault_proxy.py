@@ -76,16 +76,17 @@ def story(client, session, proxy):
 
 
 CASES = [
-    (endpoint, kind, way)
+    pytest.param(
+        endpoint, kind, way, marks=[] if way == "sync" or endpoint in {"start", "stop"} else [pytest.mark.campaign]
+    )
     for endpoint in ENDPOINTS
     for kind in KINDS
     for way in WAYS
-    if way == "sync" or endpoint in {"start", "stop"}
 ]
 
 
 @pytest.mark.parametrize(("endpoint", "kind", "how"), CASES)
-def test_a_fault_at_an_endpoint(proxy, server, behind, endpoint, kind, how, monkeypatch):
+def test_a_fault_at_an_endpoint(proxy, server, behind, endpoint, kind, how, monkeypatch, counted):
     monkeypatch.setattr("lifecycle_adapters.remote.backend.budget_of", lambda request: ANSWER)  # 90 s, for slow pages
     way = WAYS[how]()
     began = time.monotonic()
@@ -109,3 +110,4 @@ def test_a_fault_at_an_endpoint(proxy, server, behind, endpoint, kind, how, monk
         allowed = {"debug", endpoint} if "start" not in troubles else {*ENDPOINTS}
         assert troubles.keys() <= allowed, troubles
     assert took < BOUND
+    counted("G: a fault of HTTP at an endpoint", [f"{kind} at {endpoint}, {how}"])

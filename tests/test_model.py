@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from lifecycle import Client, RecordKind, State
 from lifecycle.errors import ConfigError, InvalidTransition, SessionEnded
@@ -57,6 +57,7 @@ class Lives(RuleBasedStateMachine):
     """One client with some sessions, and a model of each."""
 
     sessions = Bundle("sessions")
+    steps = 0
 
     def __init__(self):
         super().__init__()
@@ -166,6 +167,7 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def all_is_as_the_model_says(self):
+        type(self).steps += 1
         for session, model in self.models.items():
             assert session.state is model.state
             status = session.status()
@@ -190,17 +192,23 @@ class Lives(RuleBasedStateMachine):
         assert self.adapter.live == []
 
 
-Lives.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestLives = Lives.TestCase
+def lived(counted, *, examples, steps):
+    Lives.steps = 0
+    run_state_machine_as_test(
+        Lives,
+        settings=settings(
+            max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+    counted("J: steps of lives against a model", ["a step"] * Lives.steps)
+
+
+def test_lives(counted):
+    lived(counted, examples=100, steps=40)
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(1200)
-class TestManyLives(Lives.TestCase):
-    """The same, many times."""
-
-    settings = settings(
-        max_examples=2_500, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+def test_many_lives(counted):
+    lived(counted, examples=2_500, steps=50)
+    assert Lives.steps >= 100_000
