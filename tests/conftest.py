@@ -265,6 +265,13 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, Iterable[object]],
     return count
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What counts its cells is a part of the fault campaign."""
+    for item in items:
+        if "counted" in getattr(item, "fixturenames", ()):
+            item.add_marker("counted")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the fault campaign has lived, what was skipped, and what each kind of browser can do."""
     lived: dict[str, Counter[str]] = {}
