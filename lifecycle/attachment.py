@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.errors import HookError, LifecycleError, SessionClosed, SessionEnded, SessionFailed, SessionTimedOut
 from lifecycle.machine import Facts, Standing
-from lifecycle.ports import Claim, SessionRow
+from lifecycle.ports import Claim, SessionRow, Writer
 from lifecycle.states import CloseReason, InFlight, State
 
 if TYPE_CHECKING:
@@ -121,6 +121,17 @@ class Owner:
     started: str
     boot: str
     host: str
+
+    def writer(self, writer: str, renewed_at: datetime) -> Writer:
+        """This process as a writer to a store, alive at that time."""
+        return Writer(
+            writer=writer,
+            owner_pid=self.pid,
+            owner_started=self.started,
+            boot_id=self.boot,
+            host=self.host,
+            renewed_at=renewed_at,
+        )
 
     def claim(self, adapter: str, key: str, *, attachment_id: str, session_id: str | None) -> Claim:
         """A claim of this process on a key."""

@@ -45,6 +45,8 @@ class RecordKind(enum.StrEnum):
     """The session's maximum duration was moved, by ``seconds``."""
     HELD = "held"
     """The session stays open without use for ``seconds`` from now, for the reason in `note`."""
+    SPILLED = "spilled"
+    """``records`` of this attachment, so many, were refused by the store, kept in a rescue file, and written late."""
     RECOVERED = "recovered"
     """Written by a later process about a session whose owner died: its end, or that what it left was released."""
 
@@ -106,7 +108,8 @@ class Record:
         source: The state before.
         dest: The state the edge leads to; the same as `source` where none is taken.
         in_flight: What was in flight when the event arrived.
-        cause: Who or what sent the event: caller, deadline, backend, step, signal, exit, abandoned, owner, reaper.
+        cause: Who or what sent the event: caller, deadline, backend, step, signal, exit, abandoned, owner, reaper,
+            rescue file.
         close_reason: For endings.
         error: Class name of the error that caused or answered the event, or None.
         guards: The guards of the edge with their results.
@@ -149,6 +152,11 @@ class Record:
     library: str = ""
     table: int = TABLE_VERSION
     schema: int = SCHEMA_VERSION
+
+    @property
+    def opens(self) -> bool:
+        """True for the intent that an attachment begins with; from it on, its end is waited for."""
+        return self.kind is RecordKind.INTENT and self.event in (Event.START, Event.ATTACH)
 
     @property
     def terminal(self) -> bool:

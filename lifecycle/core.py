@@ -175,7 +175,14 @@ class ClientCore:
         self.deadlines = self.supervisor.deadlines(self.clock)
         journal = opened.journals.get(id(self.clock))
         if journal is None:
-            journal = Journal(opened.store, self.clock, opened.worker, on_record=self.supervisor_record)
+            journal = Journal(
+                opened.store,
+                self.clock,
+                opened.worker,
+                as_writer=self.supervisor.owner.writer,
+                on_record=self.supervisor_record,
+                on_late=self.supervisor_late,
+            )
             opened.journals[id(self.clock)] = journal
         self.journal = journal
         self.supervisor.cores.add(self)
@@ -185,6 +192,19 @@ class ClientCore:
         for core in list(self.supervisor.cores):
             if record.attachment_id in core._contexts:  # noqa: SLF001 - clients that share a store share its journal
                 core.publish(record)
+
+    def supervisor_late(self, last: Record, number: int) -> None:
+        """Records of an attachment are in the store that it had refused: note it, whoever's they are."""
+        cores = list(self.supervisor.cores)
+        found = (core._contexts.get(last.attachment_id) for core in cores)  # noqa: SLF001 - as above
+        att = next((att for att in found if att is not None), None)
+        if att is None:  # nothing more comes of it
+            att_seq = last.attachment_seq + 1
+        else:
+            att.seq += 1
+            att_seq = att.seq
+        noted = self.journal.append(self.journal.late(last, number, attachment_seq=att_seq))
+        noted.add_done_callback(lambda _: None)
 
     def publish(self, record: Record) -> None:
         """Tell the host's log and the readers of this client's events of a record that is durable."""

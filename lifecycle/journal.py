@@ -8,25 +8,31 @@ rescue file meanwhile, and goes in with the next write that succeeds, so no numb
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
-from lifecycle.audit import Record, StepResult
+from lifecycle.audit import Record, RecordKind, StepResult
 from lifecycle.errors import StoreError
 from lifecycle.identity import host_name
 from lifecycle.loops import SerialWorker
+from lifecycle.spill import Spilled, keep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from lifecycle.ports import Clock, SessionRow, Store
+    from lifecycle.ports import Clock, SessionRow, Store, Writer
 
-__all__ = ["Journal", "library_version"]
+__all__ = ["LEASE_SECONDS", "Journal", "library_version"]
+
+LEASE_SECONDS: Final = 60.0
+"""For how long a process is taken to live after it last said so; it says so three times as often."""
 
 
 def library_version() -> str:
@@ -52,19 +58,35 @@ class Journal:
     Args:
         store: An opened store.
         clock: Stamps the records.
+        as_writer: This process as the writer of that id, alive at that time.
         worker: The thread that the store is used from.
         on_record: Called for each record as soon as it is durable or rescued.
+        on_late: Called for each attachment of which records were spilled and are in the store now: with the last record
+            of it so far, and how many were spilled.
     """
 
     def __init__(
-        self, store: Store, clock: Clock, worker: SerialWorker, *, on_record: Callable[[Record], None] | None = None
+        self,
+        store: Store,
+        clock: Clock,
+        worker: SerialWorker,
+        *,
+        as_writer: Callable[[str, datetime], Writer],
+        on_record: Callable[[Record], None] | None = None,
+        on_late: Callable[[Record, int], None] | None = None,
     ) -> None:
         self.store = store
         self.writer = uuid.uuid4().hex
+        self._as_writer = as_writer
+        self._known = False
+        self._open: set[str] = set()
+        """Attachments that have begun and not ended: while there are any, the lease is renewed."""
+        self._renewal: asyncio.Task[None] | None = None
         self._clock = clock
         self._began = clock.monotonic()
         self._worker = worker
         self._on_record = on_record
+        self._on_late = on_late
         self._seq = 0
         self._queue: list[_Pending] = []
         self._stuck: list[_Pending] = []
@@ -100,6 +122,13 @@ class Journal:
             done.set_result(None)
             return done
         done.add_done_callback(_seen)
+        for r in records:
+            if r.opens:
+                self._open.add(r.attachment_id)
+            elif r.terminal:
+                self._open.discard(r.attachment_id)
+        if self._open and (self._renewal is None or self._renewal.done()):
+            self._renewal = asyncio.get_running_loop().create_task(self._keep_lease())
         self._queue.append(_Pending(records, _writable_row(row) if row is not None else None, done))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
@@ -109,8 +138,12 @@ class Journal:
         """Write what is queued, try once more what the store refused, and write nothing from now on."""
         if self._stuck:
             self.append().add_done_callback(_seen)
+            await self.flushed()
         self._closed = True
         await self.flushed()
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.wait({self._renewal})
 
     async def flushed(self) -> None:
         """Wait until everything queued so far was written or refused."""
@@ -126,6 +159,25 @@ class Journal:
         rescue = str(self._rescue) if self._rescue else None
         return StoreError(f"{count} record(s) could not be written; {where}", store=self.store.url, rescue_path=rescue)
 
+    async def _keep_lease(self) -> None:
+        """Say every now and then that this process lives, for as long as something is open."""
+        while self._open:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            with contextlib.suppress(StoreError):  # the next write tells of a store that fails, and the next turn tries
+                await self._worker.run(self._renew)
+
+    def _me(self) -> Writer:
+        return self._as_writer(self.writer, datetime.now(UTC))
+
+    def _renew(self) -> None:
+        self.store.renew(self._me())
+
+    def _write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
+        if not self._known:
+            self._renew()
+            self._known = True
+        self.store.write(records, rows)
+
     async def _flush(self) -> None:
         while self._queue:
             batch, self._queue = self._queue, []
@@ -134,20 +186,22 @@ class Journal:
             rows: Mapping[str, SessionRow] = {p.row.session_id: p.row for p in group if p.row is not None}
             error: StoreError | None = None
             try:
-                await self._worker.run(self.store.write, records, list(rows.values()))
+                await self._worker.run(self._write, records, list(rows.values()))
             except StoreError as e:
                 error = e
             except Exception as e:  # noqa: BLE001 - a foreign store may raise anything; it must not end this task
                 error = StoreError(f"the store raised {type(e).__name__}", store=self.store.url)
                 error.__cause__ = e
             if error is None:
-                self._stuck = []
+                late, self._stuck = [r for p in self._stuck for r in p.records], []
                 if self._rescue is not None:
                     await self._worker.run(_remove, self._rescue)
                     self._rescue = None
+                self._tell_of(late, [*records, *(r for p in self._queue for r in p.records)])
             else:
                 self._stuck = group
-                self._rescue = await self._worker.run(_rescue, self.writer, [r.to_json() for r in records])
+                spilled = Spilled(self.store.url, self._me(), records, list(rows.values()))
+                self._rescue = await self._worker.run(keep, spilled)
                 error.rescue_path = str(self._rescue) if self._rescue else None
             for p in batch:
                 if not p.done.done():
@@ -158,6 +212,30 @@ class Journal:
             if self._on_record is not None:
                 for r in (r for p in batch for r in p.records):
                     self._on_record(r)
+
+    def _tell_of(self, late: Sequence[Record], told: Sequence[Record]) -> None:
+        if late and self._on_late is not None:
+            last = {r.attachment_id: r for r in told}
+            for attachment_id, number in Counter(r.attachment_id for r in late).items():
+                self._on_late(last[attachment_id], number)
+
+    def late(self, last: Record, number: int, *, attachment_seq: int) -> Record:
+        """A record that says of an attachment that `number` of its records were written late, out of a rescue file."""
+        reached = last.dest if last.kind in (RecordKind.COMMIT, RecordKind.RECOVERED) else last.source
+        return self.record(
+            kind=RecordKind.SPILLED,
+            attachment_id=last.attachment_id,
+            attachment_seq=attachment_seq,
+            session_id=last.session_id,
+            adapter=last.adapter,
+            event=last.event,
+            source=reached,
+            dest=reached,
+            cause="rescue file",
+            counts={"records": number},
+            thread="supervisor",
+            labels=dict(last.labels),
+        )
 
 
 def _writable(text: str) -> str:
@@ -192,28 +270,6 @@ def _again(error: StoreError) -> StoreError:
     copy = StoreError(str(error), store=error.store, rescue_path=error.rescue_path)
     copy.__cause__ = error.__cause__
     return copy
-
-
-def _rescue(writer: str, lines: list[bytes]) -> Path | None:
-    """Write the records that the store refused where they survive this process."""
-    import platformdirs  # noqa: PLC0415 - only needed here
-
-    places = (Path(platformdirs.user_state_dir("lifecycle")) / "rescue", Path(tempfile.gettempdir()))
-    for folder in places:
-        path = folder / f"lifecycle-records-{writer}.jsonl"
-        part = path.with_suffix(".part")
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(fd, "wb") as f:
-                f.write(b"".join(line + b"\n" for line in lines))
-                f.flush()
-                os.fsync(f.fileno())
-            part.replace(path)
-        except OSError:
-            continue  # the next place; None tells the caller that there was none
-        return path
-    return None
 
 
 def _remove(path: Path) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "SessionRow",
     "Store",
     "Timer",
+    "Writer",
 ]
 
 T = TypeVar("T")
@@ -597,6 +598,27 @@ class Claim:
     host: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """Who writes to a store: one process on it, and the lease that tells other hosts that it lives.
+
+    Attributes:
+        writer: Its id, as in its records.
+        owner_pid: Its process id.
+        owner_started: The start time of that process, as the system tells it.
+        boot_id: The boot of the machine in which that pid means something.
+        host: Its host name.
+        renewed_at: When it last said that it lives (UTC).
+    """
+
+    writer: str
+    owner_pid: int
+    owner_started: str
+    boot_id: str
+    host: str
+    renewed_at: datetime
+
+
 @runtime_checkable
 class Store(Protocol):
     """Where records and ledger rows are kept.
@@ -654,6 +676,17 @@ class Store(Protocol):
 
     def unfinished(self) -> Sequence[SessionRow]:
         """Ledger rows of which something is still to be done, newest first: not over, or failed and not released."""
+        ...
+
+    def renew(self, writer: Writer) -> None:
+        """Take note of a writer, or of its new `renewed_at`. Durable on return."""
+        ...
+
+    def open_attachments(self) -> Mapping[str, Writer]:
+        """Attachments of which a start or an attach is in the log and no end, each with the writer of that.
+
+        Those of a writer that `renew` was never called with are left out.
+        """
         ...
 
     def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:

@@ -8,38 +8,59 @@ nobody else does that any more, and what could not be released is recorded as su
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import uuid
-from typing import TYPE_CHECKING, Final
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.attachment import SessionStatus
 from lifecycle.audit import RecordKind, StepOutcome, StepResult
-from lifecycle.errors import BackendError, ReleaseFailed, StartFailed
-from lifecycle.identity import same_process
-from lifecycle.ports import BackendEnd, Reaper
+from lifecycle.errors import BackendError, ReleaseFailed, StartFailed, StoreError
+from lifecycle.identity import host_name, same_process
+from lifecycle.journal import LEASE_SECONDS
+from lifecycle.ports import BackendEnd, Directory, Reaper
+from lifecycle.spill import kept, read
 from lifecycle.states import STEPS, CloseReason, Event, InFlight, State, Step
 from lifecycle.steps import StepTimeout, ms_since, within
 from lifecycle.stores.common import is_unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
 
     from lifecycle.audit import Record
     from lifecycle.core import ClientCore
-    from lifecycle.ports import Claim, SessionRow, Store
+    from lifecycle.ports import Claim, SessionRow, Store, Writer
+    from lifecycle.spill import Spilled
 
-__all__ = ["how_it_stands", "left_behind", "owner_ended", "owner_gone", "reap"]
+__all__ = ["LeftBehind", "how_it_stands", "lease_is_over", "left_behind", "owner_ended", "owner_gone", "reap"]
 
 _AT_ONCE: Final = 16
 """Sessions that are released at once; a host may have left thousands at one service."""
+
+_LEASES: Final = 5
+"""Leases that must have passed without a sign before a process on another host is taken to have ended.
+
+Clocks differ, and a machine that was suspended comes back.
+"""
+
+_NOBODY_ELSES: Final = "memory:"
+"""The URL of stores that ended with their process, and of others that never were theirs."""
 
 _REAPING: Final = "(reaper)"
 """Where a reaper holds its claims, among the names of adapters."""
 
 
-def owner_gone(held: SessionRow | Claim) -> bool:
-    """True when the owner of a session, or of a claim, has certainly ended. Blocks for a moment."""
+def owner_gone(held: SessionRow | Claim | Writer) -> bool:
+    """True when the owner of a session or of a claim, or a writer, has certainly ended. Blocks for a moment."""
     return same_process(held.owner_pid, held.owner_started, held.boot_id, held.host) is False
+
+
+def _who(held: SessionRow | Writer) -> tuple[object, ...]:
+    return (held.owner_pid, held.owner_started, held.boot_id, held.host)
 
 
 def owner_ended(row: SessionRow) -> str:
@@ -69,17 +90,48 @@ def how_it_stands(row: SessionRow) -> BackendEnd | None:
 # --- reaping ------------------------------------------------------------------------------------------------------
 
 
-def left_behind(store: Store) -> list[SessionRow]:
-    """Rows of sessions whose owner has ended, and which are not over or not released. Blocks."""
-    gone: dict[tuple[object, ...], bool] = {}
-    found = []
-    for row in store.unfinished():
-        owner = (row.owner_pid, row.owner_started, row.boot_id, row.host)
-        if owner not in gone:  # one process may own thousands
-            gone[owner] = owner_gone(row)
-        if gone[owner]:
-            found.append(row)
-    return found
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """What processes that have ended left in a store.
+
+    Attributes:
+        rows: Rows of sessions that are not over, or not released.
+        attachments: Other attachments that have no end in the log: guests of sessions, and starts that no service had
+            answered yet; each with who began it.
+    """
+
+    rows: Sequence[SessionRow]
+    attachments: Mapping[str, Writer]
+
+
+def left_behind(store: Store, *, by_lease: bool = False) -> LeftBehind:
+    """What processes that have ended left behind. Blocks.
+
+    Args:
+        store: The store.
+        by_lease: Whether a process on another host, of which nothing else can be known, has ended when it has not
+            renewed its lease for long.
+    """
+    known: dict[tuple[object, ...], bool] = {}
+
+    def gone(held: SessionRow | Writer) -> bool:
+        owner = _who(held)
+        if owner not in known:  # one process may own thousands
+            known[owner] = owner_gone(held)
+        return known[owner]
+
+    unfinished, opened = store.unfinished(), store.open_attachments()
+    over = {a for a, writer in opened.items() if by_lease and writer.host != host_name() and lease_is_over(writer)}
+    theirs = {row.attachment_id for row in unfinished}
+    return LeftBehind(
+        rows=[row for row in unfinished if gone(row) or row.attachment_id in over],
+        attachments={a: w for a, w in opened.items() if a not in theirs and (gone(w) or a in over)},
+    )
+
+
+def lease_is_over(writer: Writer) -> bool:
+    """True when a process has not said for long that it lives: it has ended, or was suspended."""
+    return (datetime.now(UTC) - writer.renewed_at).total_seconds() > _LEASES * LEASE_SECONDS
 
 
 async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
@@ -92,7 +144,11 @@ async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
         StoreError: What was done could not be recorded for all.
     """
     await core.journal.flushed()
-    rows = [row for row in await core.read(left_behind) if row.adapter == core.adapter.name]
+    busy = set() if dry_run else await _take_in(core)
+    # What runs at a service can be ended from any host; a browser only on its own.
+    by_lease = isinstance(core.adapter, Directory)
+    left = await core.read(lambda s: left_behind(s, by_lease=by_lease))
+    rows = [row for row in left.rows if row.adapter == core.adapter.name and _who(row) not in busy]
     if dry_run:
         return [SessionStatus.of_row(_over(core, row, None), core.clock.utcnow()) for row in rows]
     turns = asyncio.Semaphore(_AT_ONCE)
@@ -102,6 +158,9 @@ async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
             return await _reap(core, row)
 
     done = await asyncio.gather(*map(in_turn, rows), return_exceptions=True)
+    for attachment_id, writer in left.attachments.items():
+        if _who(writer) not in busy:
+            await _end_attachment(core, attachment_id)
     for outcome in done:
         if isinstance(outcome, BaseException):
             raise outcome
@@ -109,16 +168,19 @@ async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:
 
 
 async def _reap(core: ClientCore, row: SessionRow) -> SessionStatus | None:
-    claim = core.supervisor.owner.claim(
-        _REAPING, row.attachment_id, attachment_id=uuid.uuid4().hex, session_id=row.session_id
-    )
-    try:
-        if not await core.read(lambda s: _hold(s, claim)):
-            return None
-        found = await core.row(row.session_id)
+    async with _claim(core, row.attachment_id, row.session_id) as held:
+        found = await core.row(row.session_id) if held else None
         if found is None or found.attachment_id != row.attachment_id or not is_unfinished(found):
-            return None  # another one was there in between
+            return None  # another one is at it, or was there in between
         return await _end(core, found)
+
+
+@contextlib.asynccontextmanager
+async def _claim(core: ClientCore, what: str, session_id: str | None = None) -> AsyncIterator[bool]:
+    """Hold the claim on what was left behind; False where another one does."""
+    claim = core.supervisor.owner.claim(_REAPING, what, attachment_id=uuid.uuid4().hex, session_id=session_id)
+    try:
+        yield await core.read(lambda s: _hold(s, claim))
     finally:  # also when it was given up while the store took the claim; one of another is left alone
         await core.read(lambda s: s.unclaim(claim))
 
@@ -147,77 +209,73 @@ async def _end(core: ClientCore, row: SessionRow) -> SessionStatus:
     over = _over(core, row, trouble)
     if over.state is row.state and not over.released:
         return SessionStatus.of_row(over, clock.utcnow())  # all of it is in the log already
-    told = [record for _, record in await core.read(lambda s: s.records(session_id=row.session_id))]
+    mine = await _told(core, row.attachment_id)
     step = StepResult(
         step=Step.RELEASE_BACKEND,
         outcome=StepOutcome.FAILED if trouble is not None else StepOutcome.DONE,
         ms=ms_since(clock, began),
         error=type(trouble).__name__ if trouble is not None else None,
     )
-    mine = [r for r in told if r.attachment_id == row.attachment_id]
-    if not mine:  # it was begun before its service had given it an id
-        mine = [r for _, r in await core.read(lambda s: s.records(attachment_id=row.attachment_id))]
-    records = [_recovered(core, row, row.attachment_id, mine, source=row.state, dest=over, steps=(step,))]
-    if not row.state.terminal:
-        records += [
-            _recovered(core, row, attachment_id, theirs, source=_reached(theirs), dest=over, steps=())
-            for attachment_id, theirs in _guests_of_the_dead(row, told).items()
-        ]
-    await core.journal.append(*records, row=over)
-    for record in records:
-        core.publish(record)  # of an attachment that no client holds, so nobody else does
+    record = core.journal.record(
+        **_open_end(mine),
+        attachment_id=row.attachment_id,
+        session_id=row.session_id,
+        adapter=row.adapter,
+        source=row.state,
+        close_reason=over.close_reason,
+        error=step.error,
+        steps=(step,),
+        labels=dict(row.labels),
+    )
+    await core.journal.append(record, row=over)
+    core.publish(record)  # of an attachment that no client holds, so nobody else does
     return SessionStatus.of_row(over, core.clock.utcnow())
 
 
-def _recovered(
-    core: ClientCore,
-    row: SessionRow,
-    attachment_id: str,
-    told: Sequence[Record],
-    *,
-    source: State,
-    dest: SessionRow,
-    steps: tuple[StepResult, ...],
-) -> Record:
-    """The record that ends what an attachment's own records, `told`, leave open."""
+async def _end_attachment(core: ClientCore, attachment_id: str) -> None:
+    """Record the end of an attachment that has no session of its own."""
+    async with _claim(core, attachment_id) as held:
+        told = await _told(core, attachment_id) if held else []
+        if not told or any(r.terminal for r in told):
+            return  # another one is at it, or was there in between
+        last = told[-1]
+        record = core.journal.record(
+            **_open_end(told),
+            attachment_id=attachment_id,
+            session_id=last.session_id,
+            adapter=last.adapter,
+            source=_reached(told),
+            close_reason=CloseReason.OWNER_DIED,
+            labels=dict(last.labels),
+        )
+        await core.journal.append(record)
+        core.publish(record)
+
+
+async def _told(core: ClientCore, attachment_id: str) -> list[Record]:
+    return [record for _, record in await core.read(lambda s: s.records(attachment_id=attachment_id))]
+
+
+def _open_end(told: Sequence[Record]) -> dict[str, Any]:
+    """What the record that ends an attachment has to say of what its own records leave open."""
     last = told[-1] if told else None
     in_flight = InFlight.NOTHING
     if last is not None and last.kind is RecordKind.INTENT:
-        in_flight = InFlight(last.event) if last.event in (Event.START, Event.ATTACH) else InFlight.ENDING
-    return core.journal.record(
-        kind=RecordKind.RECOVERED,
-        attachment_id=attachment_id,
-        attachment_seq=last.attachment_seq + 1 if last is not None else 1,
-        session_id=row.session_id,
-        adapter=row.adapter,
-        event=Event.FAIL,
-        source=source,
-        dest=dest.state,
-        in_flight=in_flight,
-        cause="reaper",
-        close_reason=dest.close_reason,
-        error=steps[0].error if steps else None,
-        steps=steps,
-        thread="supervisor",
-        labels=dict(row.labels),
-    )
+        in_flight = InFlight(last.event) if last.opens else InFlight.ENDING
+    return {
+        "kind": RecordKind.RECOVERED,
+        "attachment_seq": last.attachment_seq + 1 if last is not None else 1,
+        "event": Event.FAIL,
+        "dest": State.ERROR,
+        "in_flight": in_flight,
+        "cause": "reaper",
+        "thread": "supervisor",
+    }
 
 
 def _reached(told: Sequence[Record]) -> State:
     """The state that the commits of an attachment lead to."""
     return next((r.dest for r in reversed(told) if r.kind is RecordKind.COMMIT), State.NOT_STARTED)
-
-
-def _guests_of_the_dead(row: SessionRow, told: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of guests that were in the owner's own process and have no end, by attachment.
-
-    A guest in another process ends by itself, as soon as it sees that the owner is gone.
-    """
-    found: dict[str, list[Record]] = {}
-    for r in told:
-        if r.attachment_id != row.attachment_id and (r.pid, r.host) == (row.owner_pid, row.host):
-            found.setdefault(r.attachment_id, []).append(r)
-    return {i: theirs for i, theirs in found.items() if not any(r.terminal for r in theirs)}
 
 
 def _over(core: ClientCore, row: SessionRow, trouble: BackendError | None) -> SessionRow:
@@ -233,3 +291,45 @@ def _over(core: ClientCore, row: SessionRow, trouble: BackendError | None) -> Se
         error=f"{owner_ended(row)}{left}" if first else row.error,
         control=None,
     )
+
+
+# --- what was spilled ---------------------------------------------------------------------------------------------
+
+
+async def _take_in(core: ClientCore) -> set[tuple[object, ...]]:
+    """Write what processes could not write to this store before they ended.
+
+    Returns:
+        Those of which another reaper is writing it: what they left looks worse than it is.
+    """
+    busy = set()
+    for path in await core.supervisor.run_blocking(kept):
+        try:
+            spilled = await core.supervisor.run_blocking(read, path)
+            ours = spilled.store == core.journal.store.url and spilled.store != _NOBODY_ELSES
+            if ours and owner_gone(spilled.writer) and not await _write_late(core, path, spilled):
+                busy.add(_who(spilled.writer))
+        except FileNotFoundError:
+            continue  # another reaper has taken it in
+        except (OSError, ValueError, StoreError) as e:  # it is left where it is, for who can do something about it
+            core.supervisor.log_event("lifecycle.rescue_file_left", path=str(path), error=type(e).__name__)
+    return busy
+
+
+async def _write_late(core: ClientCore, path: Path, spilled: Spilled) -> bool:
+    """Write it and remove the file; False where another one is at it."""
+    async with _claim(core, spilled.writer.writer) as held:
+        if not held:
+            return False
+        if not await core.supervisor.run_blocking(path.exists):
+            return True  # another one was there in between
+        late = Counter(r.attachment_id for r in spilled.records)
+        told = {(r.writer, r.writer_seq) for a in late for r in await _told(core, a)}  # it may have ended before it
+        records = [r for r in spilled.records if (r.writer, r.writer_seq) not in told]  # could remove its file
+        if records:
+            await core.read(lambda s: s.write(records, spilled.rows))
+            for attachment_id, number in late.items():
+                last = (await _told(core, attachment_id))[-1]
+                await core.journal.append(core.journal.late(last, number, attachment_seq=last.attachment_seq + 1))
+        await core.supervisor.run_blocking(path.unlink)
+    return True

@@ -34,6 +34,7 @@ from lifecycle.audit import Record
 from lifecycle.cookies import jar
 from lifecycle.engine import supervisor
 from lifecycle.errors import BackendError, CookieSaveError, StoreError
+from lifecycle.spill import read
 from lifecycle.states import EDGES, STEPS, CloseReason, Edge, Event, InFlight, State, Step
 from lifecycle.stores import open_store
 from lifecycle.stores.sqlite import SQLiteStore
@@ -405,7 +406,7 @@ class World:
         found: list[Record] = []
         paths = {core.journal._rescue for core in self.cores if core.journal._rescue is not None}
         for path in paths:
-            found += [Record.from_json(line) for line in path.read_bytes().splitlines()]
+            found += read(path).records
             path.unlink()
         return found if paths else None
 

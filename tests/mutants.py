@@ -81,8 +81,8 @@ MUTANTS: Final = (
     Mutant(
         "no record is lost with the store",
         "lifecycle/journal.py",
-        "[r.to_json() for r in records])",
-        "[r.to_json() for r in records[1:]])",
+        "Spilled(self.store.url, self._me(), records, list",
+        "Spilled(self.store.url, self._me(), records[1:], list",
     ),
     Mutant(
         "no record is lost with the store",

@@ -7,11 +7,14 @@ import dataclasses
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from both_ways import PATIENCE, eventually, in_threads
 from remote_service import KEY, RemoteService
 from server_rig import running
 
-from lifecycle import Client, recovery
+from lifecycle import Client, journal, recovery
 from lifecycle.audit import RecordKind, StepOutcome
 from lifecycle.cli import main
 from lifecycle.errors import ConfigError, ReleaseFailed, SessionFailed, StoreError
@@ -245,7 +248,7 @@ def test_many_reapers_at_once_do_it_once(url):
 
 def test_what_another_has_reaped_in_between_is_left(url, monkeypatch):
     stale = [row_of(url, killed(url))]
-    monkeypatch.setattr(recovery, "left_behind", lambda store: stale)
+    monkeypatch.setattr(recovery, "left_behind", lambda store, **_: recovery.LeftBehind(stale, {}))
     adapter = Left()
     with Client(adapter=adapter, store=url) as client:
         assert [len(client.sessions.reap()) for _ in range(2)] == [1, 0]
@@ -374,7 +377,7 @@ def test_one_that_is_given_up_as_it_takes_its_claim_holds_nobody_else_up(url, mo
 def test_one_at_the_start_that_fails_is_told_to_the_log_of_the_host_and_tried_again(url, caplog, monkeypatch):
     session_id = killed(url)
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "left_behind", lambda store: 1 / 0)
+        patch.setattr(recovery, "left_behind", lambda store, **_: 1 / 0)
         with Client(adapter=MemoryAdapter(), store=url):
             eventually(lambda: "lifecycle.reap_failed error=ZeroDivisionError" in caplog.text)
     assert row_of(url, session_id).state is State.ACTIVE
@@ -496,3 +499,324 @@ def test_the_command_reaps_what_it_has_an_adapter_for(url, capsys):
     assert "sessions of the adapter remote are left" in printed.err
     assert "NOTTE_API_KEY" in printed.err
     assert row_of(url, "aliens").state is State.ACTIVE
+
+
+# --- attachments without a session of their own -------------------------------------------------------------------
+
+GUEST = """
+import sys
+from lifecycle import Client
+client = Client(adapter="memory", store=sys.argv[1], reap_on_start=False)
+guest = client.Session(sys.argv[2]).start()
+print(guest.attachment_id, flush=True)
+sys.stdin.read()
+"""
+
+
+def killed_guest(url, session_id):
+    """The attachment of a guest whose process has been killed."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", GUEST, url, session_id], stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        attachment_id = process.stdout.readline().strip()
+        process.kill()
+    assert attachment_id
+    return attachment_id
+
+
+def story(url, attachment_id):
+    with closing(open_store(url)) as store:
+        return [(r.kind, r.event, r.source, r.dest) for _, r in store.records(attachment_id=attachment_id)]
+
+
+@pytest.mark.parametrize("owner_is", ["alive", "over"])
+def test_a_guest_whose_process_was_killed_has_an_end_in_the_log(url, owner_is):
+    """Seen: nobody looked for one whose session went on, or ended in order after it."""
+    adapter = MemoryAdapter()
+    with Client(adapter=adapter, store=url) as client, client.Session() as session:
+        attachment_id = killed_guest(url, session.session_id)
+        if owner_is == "over":
+            session.stop()
+        with Client(adapter=Left(), store=url, reap_on_start=False) as other:
+            events = other.events()
+            assert list(other.sessions.reap(dry_run=True)) == []
+            assert story(url, attachment_id)[-1][0] == "commit"
+            assert list(other.sessions.reap()) == [], "no session has ended"
+            assert events.get(timeout=PATIENCE).attachment_id == attachment_id
+            assert list(other.sessions.reap()) == []
+        assert session.state is (State.ACTIVE if owner_is == "alive" else State.CLOSED)
+    assert story(url, attachment_id) == [
+        ("intent", "attach", "not_started", "active"),
+        ("commit", "attach", "not_started", "active"),
+        ("recovered", "fail", "active", "error"),
+    ]
+    with closing(open_store(url)) as store:
+        assert store.open_attachments() == {}
+        *_, last = [r for _, r in store.records(attachment_id=attachment_id)]
+    assert (last.session_id, last.close_reason, last.cause) == (session.session_id, "owner_died", "reaper")
+
+
+def test_a_guest_that_lives_is_left_alone_also_by_the_command_line(url, capsys):
+    adapter = MemoryAdapter()
+    with Client(adapter=adapter, store=url) as client, client.Session() as session:
+        dead = killed_guest(url, session.session_id)
+        with client.Session(session.session_id, on_exit="detach") as guest:
+            main(["sessions", "reap", "--store", url])
+            assert "nothing to reap" in capsys.readouterr().out
+            assert guest.state is State.ACTIVE
+            assert story(url, guest.attachment_id)[-1][0] == "commit"
+    assert story(url, dead)[-1][0] == "recovered"
+
+
+def test_a_start_that_no_service_had_answered_has_an_end_in_the_log(url, tmp_path):
+    """There is no session id yet, so there is no row either."""
+    code = """
+import sys, threading
+from lifecycle import Client
+from lifecycle_adapters.remote import RemoteAdapter
+client = Client(adapter=RemoteAdapter(api_key="k", base_url=sys.argv[2]), store=sys.argv[1], reap_on_start=False)
+events = client.events()
+session = client.Session()
+threading.Thread(target=session.start, daemon=True).start()
+events.get()
+print(session.attachment_id, flush=True)
+sys.stdin.read()
+"""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        base = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        pipe = subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-c", code, url, base], stdin=pipe, stdout=pipe, text=True) as process:
+            attachment_id = process.stdout.readline().strip()
+            process.kill()
+    with Client(adapter="memory", store=url, reap_on_start=False) as client:
+        client.sessions.reap()
+    assert story(url, attachment_id) == [
+        ("intent", "start", "not_started", "active"),
+        ("recovered", "fail", "not_started", "error"),
+    ]
+
+
+# --- leases -------------------------------------------------------------------------------------------------------
+
+
+def renewed(url):
+    with closing(open_store(url)) as store:
+        (writer,) = store.open_attachments().values()
+    return writer.renewed_at
+
+
+def test_an_owner_renews_its_lease_while_a_session_is_open(url, monkeypatch):
+    monkeypatch.setattr(journal, "LEASE_SECONDS", 0.15)
+    with Client(adapter=MemoryAdapter(), store=url) as client:
+        with client.Session():
+            first = renewed(url)
+            eventually(lambda: renewed(url) > first, "the lease is renewed")
+        eventually(client._core.journal._renewal.done, "nothing is open any more")
+
+
+def moved_to_another_host(url, *, silent_for):
+    """What is in the store, as if a process on another host had written it and been silent since."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db, db:
+        for table in ("sessions", "writers"):
+            db.execute(f"UPDATE {table} SET host = 'another.host'")
+        at = datetime.now(UTC) - timedelta(seconds=silent_for)
+        db.execute("UPDATE writers SET renewed_at = ?", (at.isoformat(timespec="microseconds"),))
+
+
+@pytest.mark.parametrize(("silent_for", "ends"), [(320, True), (240, False)])
+def test_what_runs_at_a_service_is_ended_for_an_owner_on_another_host_whose_lease_is_long_over(url, silent_for, ends):
+    service = RemoteService()
+    try:
+        env = {"NOTTE_API_KEY": KEY, "NOTTE_API_URL": service.url}
+        session_id = killed(url, adapter="remote", env=env)
+        moved_to_another_host(url, silent_for=silent_for)
+        with Client(adapter=RemoteAdapter(api_key=KEY, base_url=service.url), store=url) as client:
+            assert [s.session_id for s in client.sessions.reap()] == [session_id] * ends
+        assert service.live == [session_id] * (not ends)
+    finally:
+        service.stop()
+    assert row_of(url, session_id).state is (State.ERROR if ends else State.ACTIVE)
+
+
+def test_a_browser_on_another_host_is_left_to_that_host(url):
+    session_id = killed(url)
+    moved_to_another_host(url, silent_for=3600)
+    adapter = Left()
+    with Client(adapter=adapter, store=url) as client:
+        assert list(client.sessions.reap()) == []
+    assert adapter.reaped == []
+    assert row_of(url, session_id).state is State.ACTIVE
+
+
+# --- what was spilled ---------------------------------------------------------------------------------------------
+
+SPILLS = """
+import os, signal, sys
+from lifecycle import Client
+from lifecycle.stores.sqlite import SQLiteStore
+from lifecycle.errors import StoreError
+
+class Full(SQLiteStore):
+    full = False
+
+    def write(self, records, rows):
+        if self.full:
+            raise StoreError("no space left, as scripted", store=self.url)
+        super().write(records, rows)
+
+store = Full(sys.argv[1].removeprefix("sqlite:///"))
+client = Client(adapter="memory", store=store, reap_on_start=False)
+session = client.Session(labels={"who": "child"}).start()
+store.full = True
+try:
+    session.stop()
+except StoreError as error:
+    print(session.session_id, error.rescue_path, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def spilled(url):
+    """The id of a session whose end the store did not take, and the rescue file; its owner is dead."""
+    command = [sys.executable, "-c", SPILLS, url]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    session_id, path = told.stdout.split()
+    return session_id, Path(path)
+
+
+def test_what_a_dead_process_could_not_write_is_taken_in_by_the_next(way, url):
+    session_id, path = spilled(url)
+    assert row_of(url, session_id).state is State.ACTIVE
+    assert path.stat().st_mode & 0o777 == 0o600
+    client = way.client(store=url, reap_on_start=False)
+    assert list(client.sessions.reap(dry_run=True)) != [], "a dry run takes nothing in"
+    assert path.exists()
+    assert list(client.sessions.reap()) == [], "it had ended in order"
+    assert not path.exists()
+    row = row_of(url, session_id)
+    assert (row.state, row.released, row.close_reason) == (State.CLOSED, True, "manual")
+    *_, stopped, last = records = records_of(url, session_id)
+    assert [r.attachment_seq for r in records] == [1, 2, 3, 4, 5]
+    assert [r.kind for r in records] == ["intent", "commit", "intent", "commit", "spilled"]
+    assert (stopped.event, stopped.dest, stopped.pid) == ("stop", "closed", row.owner_pid)
+    assert (last.source, last.dest, last.cause, last.counts) == ("closed", "closed", "rescue file", {"records": 2})
+    assert last.labels == {"who": "child"}
+    assert last.writer != stopped.writer
+    client.sessions.reap()
+    assert len(records_of(url, session_id)) == 5
+
+
+@pytest.mark.parametrize(
+    "why", ["another store's", "of a process that lives", "torn", "a symlink", "the store refuses"]
+)
+def test_a_rescue_file_that_is_not_to_be_taken_in_stays(url, tmp_path, why, caplog):
+    session_id, path = spilled(url)
+    whole = path.read_text()
+    if why == "another store's":
+        path.write_text(whole.replace(url, f"{url}2"))
+    elif why == "of a process that lives":
+        started = process_started(os.getpid())
+        head, *rest = whole.splitlines()
+        told = json.loads(head)
+        told["writer"] |= {"owner_pid": os.getpid(), "owner_started": started}
+        path.write_text("\n".join([json.dumps(told), *rest]) + "\n")
+    elif why == "torn":
+        path.write_text(whole[:-40])
+    elif why == "a symlink":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        head, _, *rest = whole.splitlines()
+        path.write_text("\n".join([head, *rest]) + "\n")  # a gap
+    before = path.read_text()
+    try:
+        with Client(adapter=MemoryAdapter(), store=url, reap_on_start=False) as client:
+            assert [s.session_id for s in client.sessions.reap()] == [session_id], "it is ended as any other"
+            assert path.read_text() == before
+            if why in ("torn", "the store refuses"):
+                eventually(lambda: f"lifecycle.rescue_file_left path={path}" in caplog.text)
+    finally:
+        path.unlink()
+    assert records_of(url, session_id)[-1].kind is RecordKind.RECOVERED
+
+
+def test_a_rescue_file_whose_records_are_in_the_store_already_only_goes(url):
+    """A process that ends between its late write and the removal of the file leaves one."""
+    session_id, path = spilled(url)
+    kept = path.read_bytes()
+    with Client(adapter=MemoryAdapter(), store=url, reap_on_start=False) as client:
+        client.sessions.reap()
+        told = records_of(url, session_id)
+        path.write_bytes(kept)
+        client.sessions.reap()
+    assert not path.exists()
+    assert records_of(url, session_id) == told
+
+
+def test_many_that_start_at_once_take_it_in_once(url):
+    session_id, path = spilled(url)
+
+    def start():
+        with Client(adapter=MemoryAdapter(), store=url, reap_on_start=False) as client:
+            client.sessions.reap()
+
+    in_threads([start] * 8)
+    assert not path.exists()
+    assert [r.kind for r in records_of(url, session_id)].count(RecordKind.SPILLED) == 1
+    assert row_of(url, session_id).state is State.CLOSED
+
+
+def held_by_this_process(url, what):
+    with closing(open_store(url)) as store:
+        claim = Claim(
+            key=what, adapter="(reaper)", attachment_id="another", session_id=None, owner_pid=os.getpid(),
+            owner_started=process_started(os.getpid()), boot_id=boot_id(), host=host_name(),
+        )  # fmt: skip
+        assert store.claim(claim) is None
+        return claim
+
+
+def test_what_another_reaper_is_at_is_left_to_it(url):
+    session_id, path = spilled(url)
+    writer = json.loads(path.read_text().splitlines()[0])["writer"]["writer"]
+    claim = held_by_this_process(url, writer)
+    with Client(adapter="memory", store=url, reap_on_start=False) as client:
+        assert list(client.sessions.reap()) == []
+        assert path.exists()
+        assert row_of(url, session_id).state is State.ACTIVE, "its end is being written by the other one"
+        with closing(open_store(url)) as store:
+            store.unclaim(claim)
+        client.sessions.reap()
+    assert not path.exists()
+    assert row_of(url, session_id).state is State.CLOSED
+
+
+def test_a_guest_that_died_is_ended_once_by_many(url):
+    adapter = MemoryAdapter()
+    with Client(adapter=adapter, store=url) as client, client.Session() as session:
+        dead = killed_guest(url, session.session_id)
+        claim = held_by_this_process(url, dead)
+
+        def reap():
+            with Client(adapter=MemoryAdapter(), store=url, reap_on_start=False) as other:
+                other.sessions.reap()
+
+        reap()
+        assert story(url, dead)[-1][0] == "commit", "another one is at it"
+        with closing(open_store(url)) as store:
+            store.unclaim(claim)
+        in_threads([reap] * 8)
+    assert [kind for kind, *_ in story(url, dead)].count("recovered") == 1
+
+
+def test_a_guest_that_another_has_ended_in_between_is_left(url, monkeypatch):
+    adapter = MemoryAdapter()
+    with Client(adapter=adapter, store=url) as client, client.Session() as session:
+        dead = killed_guest(url, session.session_id)
+        with closing(open_store(url)) as store:
+            stale = recovery.LeftBehind([], {dead: store.open_attachments()[dead]})
+        monkeypatch.setattr(recovery, "left_behind", lambda store, **_: stale)
+        for _ in range(2):
+            client.sessions.reap()
+    assert [kind for kind, *_ in story(url, dead)].count("recovered") == 1

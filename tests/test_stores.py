@@ -26,7 +26,7 @@ from lifecycle.states import State
 from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.stores.sqlite import _UNFINISHED, APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
-from lifecycle.testing.store_suite import StoreSuite, a_claim, a_record, a_row, the_end
+from lifecycle.testing.store_suite import StoreSuite, a_claim, a_record, a_row, a_writer, the_end
 from lifecycle.testing.ways import in_threads
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX limits, users and forks")
@@ -188,6 +188,10 @@ def test_a_database_of_an_older_schema_is_brought_up(store, path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE claims")
         db.execute("DROP INDEX sessions_unfinished")
+        db.execute("DROP TRIGGER attachments_open")
+        db.execute("DROP TRIGGER attachments_end")
+        db.execute("DROP TABLE open_attachments")
+        db.execute("DROP TABLE writers")
         db.execute("ALTER TABLE sessions DROP COLUMN held_until")
         db.execute("PRAGMA user_version=1")
     for _ in range(2):
@@ -196,6 +200,8 @@ def test_a_database_of_an_older_schema_is_brought_up(store, path):
             assert [r for _, r in again.records()] == [a_record()]
             assert again.claim(a_claim()) is None
             assert again.unfinished() == [a_row(held_until=None)]
+            again.renew(a_writer())
+            assert again.open_attachments() == {}  # of what was open before, nobody knows the writer
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sessions_unfinished'").fetchone()
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)

@@ -132,7 +132,8 @@ def stop_session(session_id: str, *, store: str | None, as_json: bool) -> None:
 def reap_sessions(*, dry_run: bool, store: str | None, as_json: bool) -> None:
     """Release and end what processes left that have ended; exit code 1 where not all could be."""
     with reading(store) as opened:
-        adapters = sorted({row.adapter for row in left_behind(opened)})
+        # Without any session, what else was left is looked after all the same, and needs no adapter.
+        adapters = sorted({row.adapter for row in left_behind(opened).rows}) or ["memory"]
         url = opened.url
     found: list[SessionStatus] = []
     without: dict[str, ConfigError] = {}

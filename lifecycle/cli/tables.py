@@ -114,7 +114,14 @@ def _table(console: Console) -> Table:
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
 
 
-_STAYS: Final = (RecordKind.REJECTED, RecordKind.IGNORED, RecordKind.JOINED, RecordKind.EXTENDED, RecordKind.HELD)
+_STAYS: Final = (
+    RecordKind.REJECTED,
+    RecordKind.IGNORED,
+    RecordKind.JOINED,
+    RecordKind.EXTENDED,
+    RecordKind.HELD,
+    RecordKind.SPILLED,
+)
 """Kinds of records in which no state is left."""
 
 
@@ -133,6 +140,8 @@ def _why(record: Record) -> Text:
     why = Text(": ".join([*words, *([record.close_reason] if record.close_reason is not None else [])]))
     if record.kind in (RecordKind.EXTENDED, RecordKind.HELD):
         why.append(f" {record.counts.get('seconds', 0) / 60:.3g} min")
+    if record.kind is RecordKind.SPILLED:
+        why.append(f" {record.counts.get('records', 0)} records, written late")
     if record.note is not None:
         why.append(f" {record.note}")
     if record.error is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lifecycle.audit import Record
-    from lifecycle.ports import Claim, SessionRow
+    from lifecycle.ports import Claim, SessionRow, Writer
     from lifecycle.states import State
 
 __all__ = ["MemoryStore"]
@@ -34,6 +34,8 @@ class MemoryStore:
         self._by_attachment: dict[str, list[int]] = {}
         self._last_of_writer: dict[str, int] = {}
         self._ended: set[str] = set()
+        self._open: dict[str, str] = {}  # attachments without an end, each with the writer of its beginning
+        self._writers: dict[str, Writer] = {}
         self._rows: dict[str, SessionRow] = {}
         self._claims: dict[tuple[str, str], Claim] = {}
         self._open_in: int | None = None
@@ -89,9 +91,27 @@ class MemoryStore:
             self._by_attachment.setdefault(r.attachment_id, []).append(number)
             if r.session_id is not None:
                 self._by_session.setdefault(r.session_id, []).append(number)
+            if r.opens:
+                self._open.setdefault(r.attachment_id, r.writer)
+            if r.terminal:
+                self._open.pop(r.attachment_id, None)
         for row in rows:
             kept = replace(row, labels=dict(row.labels), facts=dict(row.facts))
             self._rows[row.session_id] = kept
+
+    def renew(self, writer: Writer) -> None:
+        """Take note of a writer; see `lifecycle.ports.Store.renew`.
+
+        Raises:
+            StoreError: The store is not open here.
+        """
+        self._check_open()
+        self._writers[writer.writer] = writer
+
+    def open_attachments(self) -> Mapping[str, Writer]:
+        """Attachments without an end; see `lifecycle.ports.Store.open_attachments`."""
+        self._check_open()
+        return {a: self._writers[writer] for a, writer in list(self._open.items()) if writer in self._writers}
 
     def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:
         """Hold a key unless somebody else does; see `lifecycle.ports.Store.claim`.

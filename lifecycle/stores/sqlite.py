@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from lifecycle.ports import Claim, SessionRow
+from lifecycle.ports import Claim, SessionRow, Writer
 from lifecycle.states import CloseReason, State
 from lifecycle.stores.common import check_page, check_rows, decode, encode, refused
 from lifecycle.stores.sqlite_file import SQLiteFile
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "SQLiteStore"]
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """The version of the tables, kept in the file's ``user_version``."""
 
 APPLICATION_ID: Final = 0x6C696665
@@ -60,7 +60,30 @@ _UNFINISHED: Final = "(state IN ('not_started', 'active') OR (state = 'error' AN
 
 _UNFINISHED_INDEX: Final = f"CREATE INDEX sessions_unfinished ON sessions (created_at) WHERE {_UNFINISHED}"
 
-_UPGRADES: Final = {1: (_CLAIMS,), 2: (_UNFINISHED_INDEX, "ALTER TABLE sessions ADD COLUMN held_until TEXT")}
+_WRITERS: Final = (
+    """CREATE TABLE writers (
+        writer TEXT PRIMARY KEY,
+        owner_pid INTEGER NOT NULL,
+        owner_started TEXT NOT NULL,
+        boot_id TEXT NOT NULL,
+        host TEXT NOT NULL,
+        renewed_at TEXT NOT NULL
+    )""",
+    "CREATE TABLE open_attachments (attachment_id TEXT PRIMARY KEY, writer TEXT NOT NULL)",
+    """CREATE TRIGGER attachments_open AFTER INSERT ON records
+        WHEN NEW.kind = 'intent' AND NEW.event IN ('start', 'attach') BEGIN
+        INSERT OR IGNORE INTO open_attachments VALUES (NEW.attachment_id, NEW.writer);
+    END""",
+    """CREATE TRIGGER attachments_end AFTER INSERT ON records WHEN NEW.terminal BEGIN
+        DELETE FROM open_attachments WHERE attachment_id = NEW.attachment_id;
+    END""",
+)
+
+_UPGRADES: Final = {
+    1: (_CLAIMS,),
+    2: (_UNFINISHED_INDEX, "ALTER TABLE sessions ADD COLUMN held_until TEXT"),
+    3: _WRITERS,
+}
 """What makes a database of a version into one of the next."""
 
 _SCHEMA: Final = (
@@ -131,6 +154,7 @@ _SCHEMA: Final = (
     "CREATE INDEX sessions_by_state ON sessions (state, created_at)",
     _UNFINISHED_INDEX,
     _CLAIMS,
+    *_WRITERS,
     f"PRAGMA application_id={APPLICATION_ID}",
     f"PRAGMA user_version={SCHEMA_VERSION}",
 )
@@ -146,6 +170,9 @@ _CLAIM: Final = (
     "WHERE claims.attachment_id IN (excluded.attachment_id, ?)"
 )
 _HELD: Final = f"SELECT {', '.join(_CLAIMED)} FROM claims WHERE adapter = ? AND key = ?"  # noqa: S608 - as above
+_WRITER: Final = tuple(f.name for f in fields(Writer))
+_RENEW: Final = f"INSERT OR REPLACE INTO writers ({', '.join(_WRITER)}) VALUES ({', '.join('?' * len(_WRITER))})"  # noqa: S608
+_OPEN: Final = f"SELECT attachment_id, {', '.join(_WRITER)} FROM open_attachments JOIN writers USING (writer)"  # noqa: S608
 _COLUMNS: Final = tuple(f.name for f in fields(SessionRow))
 _TIMES: Final = ("created_at", "closed_at", "last_accessed_at", "held_until")
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
@@ -276,6 +303,28 @@ class SQLiteStore:
         with self._file.use() as db:
             found = db.execute(sql).fetchall()
         return [self._to_row(row) for row in found]
+
+    def renew(self, writer: Writer) -> None:
+        """Take note of a writer; see `lifecycle.ports.Store.renew`.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        values = {name: getattr(writer, name) for name in _WRITER}
+        values["renewed_at"] = _iso(writer.renewed_at)
+        with self._file.use() as db, _transaction(db):
+            db.execute(_RENEW, tuple(values.values()))
+
+    def open_attachments(self) -> Mapping[str, Writer]:
+        """Attachments without an end; see `lifecycle.ports.Store.open_attachments`."""
+        with self._file.use() as db:
+            found = db.execute(_OPEN).fetchall()
+        writers: dict[str, Writer] = {}
+        for attachment_id, *values in found:
+            known = dict(zip(_WRITER, values, strict=True))
+            known["renewed_at"] = datetime.fromisoformat(known["renewed_at"])
+            writers[attachment_id] = Writer(**known)
+        return writers
 
     def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:
         """Hold a key unless somebody else does; see `lifecycle.ports.Store.claim`.

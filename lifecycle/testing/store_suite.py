@@ -25,13 +25,13 @@ import pytest
 
 from lifecycle.audit import GuardResult, Record, RecordKind, StepOutcome, StepResult
 from lifecycle.errors import ConfigError, StoreError
-from lifecycle.ports import Claim, SessionRow, Store
+from lifecycle.ports import Claim, SessionRow, Store, Writer
 from lifecycle.states import CloseReason, Event, InFlight, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["StoreSuite", "a_claim", "a_record", "a_row"]
+__all__ = ["StoreSuite", "a_claim", "a_record", "a_row", "a_writer"]
 
 T0: Final = datetime(2024, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -118,6 +118,19 @@ def a_claim(**fields: Any) -> Claim:
         "host": "host",
     }
     return Claim(**{**given, **fields})
+
+
+def a_writer(**fields: Any) -> Writer:
+    """The writer of `a_record`; `fields` replace any of it."""
+    given: dict[str, Any] = {
+        "writer": "w",
+        "owner_pid": 42,
+        "owner_started": "1234",
+        "boot_id": "boot",
+        "host": "host",
+        "renewed_at": T0,
+    }
+    return Writer(**{**given, **fields})
 
 
 class StoreSuite:
@@ -442,3 +455,32 @@ class StoreSuite:
         store.unclaim(a_claim())
         store.unclaim(a_claim())
         assert store.claim(a_claim(attachment_id="b")) is None
+
+    def test_an_attachment_is_open_from_its_beginning_to_its_end(self, store: Store) -> None:
+        """Refused or rejected events open none, and each is told with the writer that began it, as it last renewed."""
+        store.renew(a_writer())
+        store.renew(a_writer(writer="x", owner_pid=43, renewed_at=T0 + timedelta(seconds=1)))
+        store.write(
+            [
+                a_record(1, 1, kind=RecordKind.REJECTED),
+                a_record(2, 2),
+                a_record(3, 1, attachment_id="b", event=Event.ATTACH),
+                a_record(4, 1, attachment_id="c", kind=RecordKind.IGNORED, event=Event.STOP),
+                a_record(1, 1, attachment_id="d", writer="x"),
+                a_record(1, 1, attachment_id="e", writer="of nobody"),
+            ],
+            [],
+        )
+        later = a_writer(renewed_at=T0 + timedelta(minutes=1, microseconds=5))
+        store.renew(later)
+        other = a_writer(writer="x", owner_pid=43, renewed_at=T0 + timedelta(seconds=1))
+        assert store.open_attachments() == {"a": later, "b": later, "d": other}
+        ends = [
+            the_end(2, 3, writer="x"),
+            a_record(3, 2, writer="x", attachment_id="b", kind=RecordKind.RECOVERED, dest=State.ERROR),
+        ]
+        store.write(ends, [])
+        assert store.open_attachments() == {"d": other}
+        if self.durable:
+            store = self.reopen(store)
+            assert store.open_attachments() == {"d": other}
