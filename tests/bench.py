@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from http.cookiejar import MozillaCookieJar
@@ -245,6 +246,24 @@ def bench_many(rounds: int) -> None:
     )  # fmt: skip
 
 
+def bench_idle(rounds: int) -> None:
+    """What ten thousand live sessions cost that nobody uses, beside none; in a minute, or in 10 s with one round."""
+    seconds = 60 if rounds > 1 else 10
+    for count in (0, 10_000):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Client(adapter="memory", store=f"sqlite:///{folder}/bench.db") as client,
+        ):
+            for _ in range(count):
+                client.Session(timeout_minutes=60).start()
+            before = time.process_time()
+            time.sleep(seconds)
+            used = time.process_time() - before
+            threads = threading.active_count()
+        told = f"{used:.3f} s of CPU, {used / seconds:.2%} of a core (aim: under 1 %), {threads} threads"
+        print(f"     {count:,} idle sessions for {seconds} s: {told}", flush=True)
+
+
 def bench_cookies(rounds: int) -> None:
     """3,000 cookies read, merged and saved, beside the standard library's reading and saving of the same file."""
     now = time.time()
@@ -352,7 +371,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=9)
     benches = {"import": bench_import, "start": bench_start, "page": bench_page, "memory": bench_memory}
-    benches |= {"many": bench_many, "cookies": bench_cookies, "server": bench_server}
+    benches |= {"many": bench_many, "idle": bench_idle, "cookies": bench_cookies, "server": bench_server}
     parser.add_argument("--only", choices=sorted(benches))
     chosen = parser.parse_args()
     for name, bench in benches.items():
