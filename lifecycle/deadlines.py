@@ -17,6 +17,9 @@ _SLACK = 1e-4
 """Seconds by which a timer may fire early and still count as due."""
 
 
+_MOVED = 1.0
+"""Seconds by which a deadline must have moved to be looked at before it is due: one that moves all the time is not."""
+
 _FEW = 64
 """About so many entries may be held without use, beside as many as are of use."""
 
@@ -72,13 +75,17 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer = None
         now = self._clock.monotonic() + _SLACK
-        while self._heap and self._heap[0][0] <= now:
-            _, _, entry = heapq.heappop(self._heap)
+        while self._heap:
+            at, _, entry = self._heap[0]
             due = entry.due_at()
             if due is None:
-                continue
-            if due > now:
-                heapq.heappush(self._heap, (due, next(self._count), entry))
-            else:
+                heapq.heappop(self._heap)
+            elif due <= now:
+                heapq.heappop(self._heap)
                 entry.on_due()
+            elif at <= now or due > at + _MOVED:
+                # Others that moved too go on with it, though their time has not come: else each would wake somebody.
+                heapq.heapreplace(self._heap, (due, next(self._count), entry))
+            else:
+                break
         self._arm()
