@@ -15,9 +15,10 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from lifecycle.driver_process import children, has_ended, in_loop_time, in_time, new_drivers, process_of
 from lifecycle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,16 +55,21 @@ class _ThreadDriver:
                 raise UsageError(msg)
             from playwright.sync_api import sync_playwright  # noqa: PLC0415 - 0.2 s that only pages pay for
 
+            before = children()
             self._manager = sync_playwright()
             try:
                 started: sync_api.Playwright = self._manager.start()
-            except BaseException:
-                with contextlib.suppress(Exception):  # half of it may be there; what struck is what is raised
+            except Exception:
+                with contextlib.suppress(Exception):  # half of it may be there
                     self.stop()
+                raise
+            except BaseException:
+                manager, self._manager = self._manager, None
+                _give_up(manager, before)
                 raise
             self.playwright = started
             self._home = _greenlet()
-            self._pid = getattr(_process(self._manager), "pid", None)
+            self._pid = getattr(process_of(self._manager), "pid", None)
             return started
         return self.playwright
 
@@ -106,20 +112,20 @@ class _ThreadDriver:
             return
         for slot in list(self.slots):
             slot.forget()
-        with _in_time(manager):
+        with in_time(manager):
             _end_process(manager)
             manager.__exit__(None, None, None)
 
     def bury(self) -> None:
         """Stop a driver that has ended by itself, so that the next page gets a new one."""
-        if self.callable_here() and _reads_no_more(self._manager):
+        if self.callable_here() and has_ended(self._manager):
             self.stop()
 
     def close(self, browser: sync_api.Browser) -> None:
         """Close a connection that other pages of the thread do not need."""
         from playwright.sync_api import Error  # noqa: PLC0415 - imported already
 
-        with contextlib.suppress(Error), _in_time(self._manager):  # the session is over, the connection closed already
+        with contextlib.suppress(Error), in_time(self._manager):  # the session is over, the connection closed already
             browser.close()
 
     def __del__(self) -> None:
@@ -138,61 +144,35 @@ class _ThreadDriver:
         )
 
 
-_PATIENCE: Final = 5.0
-"""Seconds that a driver has for its own end, or to close a connection; then its process is ended."""
-
-
-def _process(manager: Any) -> Any:  # noqa: ANN401 - Playwright's managers have no public type, nor what they keep
-    """The driver's process as asyncio has it; None while there is none, or where Playwright keeps it elsewhere."""
-    return getattr(getattr(getattr(manager, "_client", None), "_transport", None), "_proc", None)
-
-
-def _reads_no_more(manager: Any) -> bool:  # noqa: ANN401
-    """True when the task that reads from the driver has ended: it was struck by a signal, or the driver ended."""
-    return _process(manager) is not None and bool(manager._client._close_promise.done())  # noqa: SLF001 - no public way
-
-
-def _end_process(manager: Any) -> None:  # noqa: ANN401
+def _end_process(manager: Any) -> None:  # noqa: ANN401 - Playwright's managers have no public type
     """Tell the driver to end, and wait until its process has.
 
     Playwright's own end waits for the task that reads from it; where a signal struck that, it leaves the process
     running (seen).
     """
-    process = _process(manager)
+    process = process_of(manager)
     if process is not None:
-        manager._client._transport.request_stop()  # noqa: SLF001 - no public way, as below
-        manager._dispatcher_fiber.switch()  # noqa: SLF001 - runs its loop until the reader has ended
+        fiber = manager._dispatcher_fiber  # noqa: SLF001 - no public way, as below
+        manager._client._transport.request_stop()  # noqa: SLF001
+        while not fiber.dead:
+            fiber.switch()  # runs its loop, until the reader has ended
         manager._loop.run_until_complete(process.communicate())  # noqa: SLF001
 
 
-@contextlib.contextmanager
-def _in_time(manager: Any) -> Iterator[None]:  # noqa: ANN401
-    """End the driver's process when what is inside takes too long, or is struck.
+def _give_up(manager: Any, before: Mapping[int, bytes]) -> None:  # noqa: ANN401 - as above
+    """A signal struck the start of a driver: what there is of it, nobody can say, so its process is ended from outside.
 
-    A signal that strikes while a message is read takes the message with it, and who waits for its answer waits for
-    ever (seen). The end of the process ends the wait.
+    Its loop can't be run to an end any more (seen: it waits for ever), so it only ceases to be this thread's.
     """
-    process = _process(manager)
-
-    def end() -> None:
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-
-    timer = threading.Timer(_PATIENCE, end)
-    timer.daemon = True
-    try:
-        try:
-            timer.start()
-        except RuntimeError:  # the interpreter ends, and starts no thread any more
-            end()
-        yield
-    except BaseException as struck:
-        if not isinstance(struck, Exception):
-            end()
-        raise
-    finally:
-        timer.cancel()
+    _orphans.append(manager)
+    asyncio._set_running_loop(None)  # noqa: SLF001 - no public way
+    for pid in new_drivers(before):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # asyncio's own watcher was first
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        if not _ASYNCIO_REAPS:
+            _reap(pid)
 
 
 def _greenlet() -> object:
@@ -358,17 +338,17 @@ class _LoopDriver:
     def __init__(self) -> None:
         self.users: set[object] = set()
         self.starting: asyncio.Task[async_api.Playwright] | None = None
-        self._manager: Any = None
+        self.manager: Any = None
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> async_api.Playwright:
         """The running driver; a new one where it has ended by itself."""
         starting = self.starting
-        if starting is None or _reads_no_more(self._manager):
+        if starting is None or has_ended(self.manager):
             from playwright.async_api import async_playwright  # noqa: PLC0415 - 0.2 s that only pages pay for
 
-            self._manager = async_playwright()
-            starting = self.starting = asyncio.ensure_future(self._manager.start())
+            self.manager = async_playwright()
+            starting = self.starting = asyncio.ensure_future(self.manager.start())
         try:
             return await asyncio.shield(starting)
         except Exception:
@@ -380,10 +360,12 @@ class _LoopDriver:
         if self.users or self.starting is None:
             return
         starting, self.starting = self.starting, None
+        manager = self.manager
 
         async def stop() -> None:
             playwright = await starting
-            await playwright.stop()
+            with in_loop_time(manager):
+                await playwright.stop()
 
         task = asyncio.ensure_future(stop())
         self._stopping.add(task)
@@ -447,7 +429,8 @@ class AsyncPageSlot:
             if browser is not None:
                 from playwright.async_api import Error  # noqa: PLC0415 - imported already
 
-                with contextlib.suppress(Error):  # the session is over, so the connection is closed already
+                # The session is over, so the connection is closed already.
+                with contextlib.suppress(Error), in_loop_time(_loop_driver().manager):
                     await browser.close()
         finally:
             await _loop_driver().drop(self._user)

@@ -216,9 +216,9 @@ def test_a_driver_that_a_signal_left_deaf_is_ended(struck: str, others: bool) ->
     run(
         f"""
     import lifecycle.page
+    from lifecycle.driver_process import PATIENCE as patience
     from playwright._impl.connection import Connection
     struck, others = {struck!r}, {others}
-    patience = lifecycle.page._PATIENCE
     seen = []
 
     def strike(self, message):

@@ -133,7 +133,7 @@ class PageOperator:
             reason = e.reason
         except Error as e:
             if not self._tabs.connected or self._over.is_set():
-                raise ConnectionLost("the browser is gone") from None
+                raise ConnectionLost("the connection to the browser is gone") from None
             reason = _waited(action) if isinstance(e, TimeoutError_) else _reason(e)
         else:
             return result(success=True, message=message, data=data)
@@ -167,7 +167,7 @@ class PageOperator:
             return await self._in_turn(work)
         except Error as e:
             if not self._tabs.connected or self._over.is_set():
-                raise ConnectionLost("the browser is gone") from None
+                raise ConnectionLost("the connection to the browser is gone") from None
             raise OperationFailed(action=what, reason=_reason(e)) from None
 
     async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:

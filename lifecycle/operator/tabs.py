@@ -59,7 +59,7 @@ class Tabs:
         Raises:
             ConnectionLost: The browser or its session is gone.
         """
-        if self._connecting is not None and self._connecting.done() and not _connected(self._connecting):
+        if self._connecting is not None and self._connecting.done() and not self.connected:
             self._connecting = None
         if self.closed:
             raise ConnectionLost("the session has ended")
@@ -88,8 +88,8 @@ class Tabs:
 
     @property
     def connected(self) -> bool:
-        """True while the browser is there."""
-        return self._connecting is not None and _connected(self._connecting)
+        """True while the connection to the browser is there."""
+        return self._connecting is not None and _connected(self._connecting) and not self._driver.ended
 
     def _on_dialog(self, dialog: Dialog) -> None:
         """With a listener Playwright answers nothing by itself; the gateway lets an answer pass if nobody else can."""

@@ -160,7 +160,12 @@ def launch(executable: str, arguments: Sequence[str], profile: Profile) -> Launc
         OSError: It can't be started.
     """
     theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
+    try:
+        ours_in, theirs_out = os.pipe()
+    except OSError:  # no descriptor is left for it
+        os.close(theirs_in)
+        os.close(ours_out)
+        raise
     pipe = CdpPipe(read_fd=ours_in, write_fd=ours_out)
     forks.keep(ours_in, ours_out)
     environment = dict(os.environ)
