@@ -32,7 +32,7 @@ from lifecycle.errors import (
 from lifecycle.hooks import Transition
 from lifecycle.machine import allowed, commit, decide, fail_edge, failed_guard
 from lifecycle.states import STEPS, CloseReason, Event, InFlight, Outcome, Policy, State, Step
-from lifecycle.steps import FlowCaller, FlowHost, Steps, StepTimeout, within
+from lifecycle.steps import FlowCaller, FlowHost, Steps, StepTimeout, ends_now, within
 
 if TYPE_CHECKING:
     from lifecycle.machine import Decision
@@ -168,6 +168,8 @@ class Flow:
             msg = f"the {att.adapter.name} backend did not answer within {budget:g} seconds"
             raise ConnectionLost(msg) from e
         except (ConnectionLost, BackendError) as e:
+            if isinstance(e, ConnectionLost) and att.in_flight is InFlight.NOTHING:
+                await ends_now(att)  # its report may be on its way: it is the end of the session that shall be told
             if att.in_flight is InFlight.ENDING or att.state.terminal or att.backend_end is not None:
                 if att.ended is not None and att.backend_end is not None:
                     await att.ended.wait()
@@ -219,7 +221,13 @@ class Flow:
         """Move a deadline of an active session, and record it."""
         decision = decide(att.state, Event.OPERATE, att.facts())
         if decision.edge is None:
-            raise self._refuse(att, Event.OPERATE, decision, caller)
+            refusal = self._refuse(att, Event.OPERATE, decision, caller)
+            if att.state is State.ACTIVE and att.in_flight is InFlight.NOTHING:
+                # The deadline passed since `operate` was decided, and its timer has not had its turn yet.
+                await self.stop(att, None, event=Event.EXPIRE, cause="deadline")
+                if att.state.terminal:
+                    raise att.ended_error()
+            raise refusal
         do()  # before the write, whose row holds it
         self._host.deadlines.watch(DeadlineEntry(self, att))  # it may have come nearer
         counts = {"seconds": round(minutes * 60)}

@@ -186,6 +186,11 @@ class Handle:
     async def _do_stop(self, caller: Caller) -> None:
         await self._core.end(self._att, caller)
 
+    async def _do_undo(self, caller: Caller) -> None:
+        """A start was struck whose session is active already: a guest that would leave it running does."""
+        leaves = self._att.guest and self._att.options.on_exit == "detach" and self._att.state is State.ACTIVE
+        await self._core.end(self._att, caller, Event.DETACH if leaves else Event.STOP)
+
     async def _do_detach(self, caller: Caller) -> None:
         await self._core.end(self._att, caller, Event.DETACH)
 
@@ -373,7 +378,7 @@ class Session(Handle):
     def _undo_start(self, error: BaseException) -> None:
         try:
             if not self._att.state.terminal:
-                self._core.supervisor.begin(self._do_stop).wait_through()
+                self._core.supervisor.begin(self._do_undo).wait_through()
         except Exception as trouble:  # noqa: BLE001 - a foreign adapter may raise anything; what struck wins
             error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
         finally:
@@ -654,7 +659,7 @@ class AsyncSession(Handle):
     async def _undo_start(self, error: BaseException) -> None:
         try:
             if not self._att.state.terminal:
-                await self._core.supervisor.abegin(self._do_stop).wait_through()
+                await self._core.supervisor.abegin(self._do_undo).wait_through()
         except Exception as trouble:  # noqa: BLE001 - a foreign adapter may raise anything; what struck wins
             error.add_note(f"while the session was torn down: {type(trouble).__name__}: {trouble}")
         finally:

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from lifecycle.journal import Journal
     from lifecycle.ports import Backend, BackendEnd, Clock, Host, SessionRow
 
-__all__ = ["CallerLeft", "FlowCaller", "FlowHost", "HookStruck", "StepTimeout", "Steps", "ms_since", "within"]
+__all__ = [
+    "CallerLeft",
+    "FlowCaller",
+    "FlowHost",
+    "HookStruck",
+    "StepTimeout",
+    "Steps",
+    "ends_now",
+    "ms_since",
+    "within",
+]
 
 T = TypeVar("T")
 
@@ -256,7 +266,7 @@ class Steps:
                 attempt -= 1
                 continue
             except Exception as e:  # noqa: BLE001 - the step's policy says what follows
-                if rule.needs_backend and isinstance(e, ConnectionLost) and await _ends_now(att):
+                if rule.needs_backend and isinstance(e, ConnectionLost) and await ends_now(att):
                     attempt -= 1
                     continue
                 outcome, error = StepOutcome.FAILED, e
@@ -461,7 +471,7 @@ class Steps:
 
     async def _release_backend(self, att: Attachment) -> str | None:
         assert att.backend is not None  # noqa: S101 - else the step is needless
-        await att.backend.release()
+        await _let_go(att, att.backend)
         return None
 
     async def release_once(self, att: Attachment, results: list[StepResult]) -> bool:
@@ -472,7 +482,7 @@ class Steps:
         began = clock.monotonic()
         error: Exception | None = None
         try:
-            await within(clock, rule.budget, att.backend.release())
+            await within(clock, rule.budget, _let_go(att, att.backend))
         except Exception as e:  # noqa: BLE001 - it is in the record, and the row says that it is not released
             error = e
         results.append(
@@ -566,13 +576,21 @@ class _Gone(Exception):  # noqa: N818 - never leaves this module
     """The backend ended while a step needed it."""
 
 
-async def _ends_now(att: Attachment) -> bool:
+async def ends_now(att: Attachment) -> bool:
     """True when the report of the backend's end follows the error that the end caused."""
     if att.gone is None:
         return False
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(att.gone.wait(), REPORT_GRACE)
     return att.backend_end is not None
+
+
+async def _let_go(att: Attachment, backend: Backend) -> None:
+    """Release; a guest whose attach is given up only leaves, since to release would end the session for all others."""
+    if att.guest and att.state is State.NOT_STARTED:
+        await backend.close_connections("left")
+    else:
+        await backend.release()
 
 
 def _needless(att: Attachment, step: Step) -> str | None:

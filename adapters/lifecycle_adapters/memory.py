@@ -149,6 +149,8 @@ class MemoryBackend:
         if self._browser.released:
             return
         await self._reach(Step.RELEASE_BACKEND)
+        if self._browser.released:  # by another attachment, meanwhile
+            return
         self._browser.adapter._release(self._browser, by=self._host)  # noqa: SLF001 - one thing in two classes
 
     async def _reach(self, step: Step | Event) -> None:
