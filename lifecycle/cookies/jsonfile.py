@@ -9,6 +9,7 @@ Sources: the types ``SetNetworkCookie`` and ``NetworkCookie`` of Playwright 1.65
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NoReturn, cast
 
@@ -118,7 +119,7 @@ def _load(text: str, path: str) -> object:
     line, reason = None, ""
     try:
         # Not orjson: it refuses the lone surrogates that a storage_state file may hold, and rounds large integers.
-        return cast("object", json.loads(text, parse_constant=_no_constant))
+        return cast("object", json.loads(text, parse_constant=_no_constant, parse_float=_finite))
     except json.JSONDecodeError as e:
         written = text.rstrip()
         cut = e.pos >= len(written) or e.msg.startswith("Unterminated string")
@@ -127,13 +128,21 @@ def _load(text: str, path: str) -> object:
     except RecursionError:
         reason = "not a cookie file: JSON that is nested too deeply"
     except ValueError:
-        reason = "not JSON: it holds a number that JSON does not have"
+        reason = "not JSON: it holds a number that JSON does not have, or one beyond 1.8e308"
     # Raised out here: the error of the decoder, as its context, would carry the content of the file.
     raise CookieFileError(path=path, line=line, reason=reason)
 
 
 def _no_constant(_: str) -> NoReturn:
     raise ValueError  # NaN and the infinities
+
+
+def _finite(number: str) -> float:
+    """A number, not one beyond all that a float holds: it would be written back as null."""
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError
+    return value
 
 
 def _read(items: Sequence[object], rejected: list[tuple[str, str]]) -> Iterable[Entry]:

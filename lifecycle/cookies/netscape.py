@@ -150,7 +150,7 @@ class _Reader:
     def _whole(self, line: str, number: int) -> Entry:
         try:
             return Entry(line, parse_item(json.loads(line[len(_WHOLE) :])))
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter where it is nested too deeply
             self.short = number
             self.rejected.append((f"line {number}", "its JSON can't be read"))
             return Entry(line)
