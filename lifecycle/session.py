@@ -67,8 +67,8 @@ class Exit:
 
     def __get__(self, handle: object, owner: type | None = None) -> Callable[..., Any]:
         """What a ``with`` statement holds while it runs."""
-        if handle is None:
-            return self._leave
+        if handle is None:  # as an ExitStack looks it up, which calls it with the handle first
+            return lambda handle, *error: self._leave(handle, Finalizers(), *error)
         finalizers = Finalizers()
         leave = functools.partial(self._leave, handle, finalizers)
         rescue = self._rescue(handle)

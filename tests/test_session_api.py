@@ -12,7 +12,7 @@ import textwrap
 import threading
 import traceback
 import types
-from contextlib import closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -1979,3 +1979,27 @@ def test_history_and_lists_come_back_while_others_write_all_the_time(way):
         for thread in threads:
             thread.join(PATIENCE)
         busy.close()
+
+
+def test_an_exit_stack_ends_what_it_entered():
+    """Seen: an ExitStack looks `__exit__` up on the class, and got one that wants more than it is given."""
+    adapter = MemoryAdapter()
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(adapter=adapter, store="memory:"))
+        session = stack.enter_context(client.Session())
+        assert session.state is State.ACTIVE
+    assert session.state is State.CLOSED
+
+    async def main():
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(AsyncClient(adapter=adapter, store="memory:"))
+            session = await stack.enter_async_context(client.Session())
+            assert session.state is State.ACTIVE
+        return session
+
+    assert asyncio.run(main()).state is State.CLOSED
+    assert adapter.live == []
+    with pytest.raises(ZeroDivisionError), ExitStack() as stack:
+        stack.enter_context(stack.enter_context(Client(adapter=adapter, store="memory:")).Session())
+        raise ZeroDivisionError
+    assert adapter.live == []
