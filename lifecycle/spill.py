@@ -6,6 +6,7 @@ line after it is a record, as the bytes that the store would keep, or a ledger r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from dataclasses import asdict, dataclass
@@ -69,6 +70,8 @@ def keep(spilled: Spilled) -> Path | None:
                 os.fsync(f.fileno())
             part.replace(path)
         except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
             continue  # the next place; None tells the caller that there was none
         return path
     return None

@@ -482,5 +482,6 @@ class StoreSuite:
         store.write(ends, [])
         assert store.open_attachments() == {"d": other}
         if self.durable:
-            store = self.reopen(store)
-            assert store.open_attachments() == {"d": other}
+            again = self.reopen(store)
+            assert again.open_attachments() == {"d": other}
+            again.close()
