@@ -33,7 +33,7 @@ from lifecycle.hooks import refuse_in_hook
 from lifecycle.journal import Journal
 from lifecycle.ports import BackendEnd, CdpPipe, CdpSocket, Directory, Operator
 from lifecycle.states import EDGES, CloseReason, Event, InFlight, State
-from lifecycle.steps import REPORT_GRACE, HookStruck
+from lifecycle.steps import HookStruck
 
 if TYPE_CHECKING:
     from lifecycle.actions import Action, ActionResult, Observation, ObserveRequest, Scrape, ScrapeRequest
@@ -407,13 +407,7 @@ class ClientCore:
         self._arrives(att, caller)
 
         async def work(backend: Backend) -> T:
-            try:
-                return await ask(await self._operator(att, backend))
-            except ConnectionLost:
-                if att.gone is not None and att.in_flight is not InFlight.ENDING:
-                    with contextlib.suppress(TimeoutError):  # it is the end of the session that shall be told, if it is
-                        await asyncio.wait_for(att.gone.wait(), REPORT_GRACE)
-                raise
+            return await ask(await self._operator(att, backend))
 
         owners = budget_of(request)
         return await self.flow.operate(att, caller, work, budget=owners + GUESTS_WAIT if att.guest else owners)
