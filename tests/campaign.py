@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import stat
@@ -46,7 +47,19 @@ if TYPE_CHECKING:
 
     from lifecycle.ports import SessionRow
 
-__all__ = ["CELLS", "KILLS", "Cell", "World", "check_killed", "live", "names_in", "pairs", "rescued", "slice_of"]
+__all__ = [
+    "CELLS",
+    "KILLS",
+    "Cell",
+    "World",
+    "check_killed",
+    "each_in_a_folder",
+    "live",
+    "names_in",
+    "pairs",
+    "rescued",
+    "slice_of",
+]
 
 OLD: Final = {"name": "old", "value": "1", "domain": "site.test", "path": "/", "expires": 4102444800}
 NEW: Final = {"name": "new", "value": "2", "domain": "site.test", "path": "/", "expires": 4102444800}
@@ -170,6 +183,19 @@ def slice_of(cells: tuple[Cell, ...], part: int, parts: int) -> list[Cell]:
     shuffled = list(cells)
     random.Random(20240101).shuffle(shuffled)
     return shuffled[part::parts]
+
+
+def each_in_a_folder(cells: Sequence[Cell], folder: Path, live: Callable[[Cell, Path], None]) -> None:
+    """Live the cells, each in a folder of its own; what fails says in which."""
+    for cell in cells:
+        life = folder / "life"
+        life.mkdir()
+        try:
+            live(cell, life)
+        except BaseException as e:
+            e.add_note(f"cell: {cell}")
+            raise
+        shutil.rmtree(life)
 
 
 def _tell_of_writes(store: Any, writing: Callable[[Sequence[Record], str], None]) -> Any:

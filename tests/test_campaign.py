@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 
 import pytest
-from campaign import CELLS, FAULTS, KILLS, WRITES, check_killed, live, pairs, slice_of
+from campaign import CELLS, FAULTS, KILLS, WRITES, check_killed, each_in_a_folder, live, pairs, slice_of
 from mutants import MUTANTS, ROOT, caught_by
 from what_happens import table
 
@@ -34,15 +33,7 @@ def test_the_cells_are_made_from_the_table():
 
 
 def lived(part, cells, folder, counted):
-    for cell in cells:
-        life = folder / "life"
-        life.mkdir()
-        try:
-            live(cell, life).check(life)
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
-        shutil.rmtree(life)
+    each_in_a_folder(cells, folder, lambda cell, life: live(cell, life).check(life))
     counted(part, cells)
 
 
@@ -67,15 +58,7 @@ def test_a_second_fault_follows_the_first_many_times(part, tmp_path, counted):
 
 
 def killed(cells, folder, counted):
-    for cell in cells:
-        life = folder / "life"
-        life.mkdir()
-        try:
-            check_killed(cell, life)
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
-        shutil.rmtree(life)
+    each_in_a_folder(cells, folder, check_killed)
     counted("F: SIGKILL of the owner at each step and write", cells)
 
 

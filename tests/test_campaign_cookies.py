@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import random
-import re
 import shutil
 import socket
 import subprocess
@@ -562,9 +561,6 @@ def test_a_damaged_file_is_refused_or_read_as_far_as_it_is_right(form, tmp_path,
             raise
         shutil.rmtree(folder)
     counted(DAMAGED, told)
-
-
-BEYOND: Final = re.compile(rb"[\d.][eE]\+?\d{3}")
 
 
 @pytest.mark.parametrize("place", ["a cookie", "the file"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from campaign import CELLS, Cell, World, _cookie_disk, _live, slice_of
+from campaign import CELLS, Cell, World, _cookie_disk, _live, each_in_a_folder, slice_of
 from waiting import until
 
 from lifecycle.engine import supervisor
@@ -18,7 +17,7 @@ from lifecycle.states import EDGES, STEPS, Step
 from lifecycle_adapters.local import LocalAdapter, procs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from lifecycle.config import SessionOptions
@@ -81,22 +80,17 @@ class LocalWorld(World):
         self.clock.advance(STEPS[Step(self.cell.step)].budget + 0.1)
 
 
-def lived(cells: Iterable[Cell], folder: Path, counted: Callable[[str, Iterable[object]], None]) -> None:
-    cells = list(cells)
-    for cell in cells:
-        life = folder / "life"
-        life.mkdir()
-        tasks = len(supervisor()._tasks)
-        try:
-            world = LocalWorld(cell, life)
-            with _cookie_disk(world):
-                _live(world)
-            until(lambda: len(supervisor()._tasks) <= tasks)  # noqa: B023 - called here
-            world.check(life)
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
-        shutil.rmtree(life)
+def live(cell: Cell, folder: Path) -> None:
+    tasks = len(supervisor()._tasks)
+    world = LocalWorld(cell, folder)
+    with _cookie_disk(world):
+        _live(world)
+    until(lambda: len(supervisor()._tasks) <= tasks)
+    world.check(folder)
+
+
+def lived(cells: Sequence[Cell], folder: Path, counted: Callable[[str, Iterable[object]], None]) -> None:
+    each_in_a_folder(cells, folder, live)
     counted("B: each fault at each step, on Chromium", cells)
 
 
