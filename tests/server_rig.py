@@ -8,6 +8,7 @@ import queue
 import socket
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +80,14 @@ def running(*, token: str | None = TOKEN, **options: Any) -> Iterator[Running]:
         config = config_of(app, allow_remote=options.get("allow_remote", False))
         server = _Server(config, lambda: ready.put(None))
 
+        async def serve() -> None:
+            # Its workers come when they are needed and last as long as it, which may be longer than one test.
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="site-server"))
+            await server.serve(sockets=[listening])
+
         def run() -> None:
             try:
-                asyncio.run(server.serve(sockets=[listening]))
+                asyncio.run(serve())
             except BaseException as e:
                 ready.put(e)
 
