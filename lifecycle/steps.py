@@ -415,6 +415,13 @@ class Steps:
             att.counts["cookies_elsewhere"] = elsewhere
             notes.append(f"{elsewhere} cookies in contexts that clients made are not in the file")
         att.unsaved = current = await self._until_gone(att, True, backend.get_cookies())
+        if getattr(backend, "cookies_lost", False):  # optional in the port
+            att.refused = loaded.cookies  # what is not there was not removed by anybody
+            notes.append("the browser lost cookies: those of the file stay, newer ones that are not there are gone")
+            self._host.warn(
+                att, "lifecycle.cookies_lost", session_id=att.session_id, attachment_id=att.attachment_id,
+                error="CookiesLost", cookie_file=att.options.cookie_file,
+            )  # fmt: skip
         now, refused = self._host.clock.utcnow().timestamp(), att.refused
         saved = await self._host.run_blocking(lambda: save_cookie_file(loaded, current, now=now, refused=refused))
         att.unsaved = None

@@ -23,7 +23,7 @@ import tempfile
 import threading
 import traceback
 import zlib
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -43,19 +43,17 @@ from lifecycle_adapters.local.backend import LocalBackend
 from lifecycle_adapters.local.profiles import profiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "BEFORE_ITS_END",
     "CELLS",
     "KINDS",
     "MOMENTS",
-    "OPEN",
     "QUICK",
     "SIGNALS",
     "STOPPED",
     "Cell",
-    "is_open",
     "lived",
     "tmpfs_can_be_mounted",
 ]
@@ -63,13 +61,12 @@ __all__ = [
 KINDS: Final = {
     "renderer": "--type=renderer",
     "GPU process": "--type=gpu-process",
-    "network process": "--utility-sub-type=network",
     "storage process": "--utility-sub-type=storage",
     "zygote": "--type=zygote",
 }
 """What the command line of each of Chromium's processes holds; "browser" leads them, "driver" is Playwright's."""
 
-SIGNALS: Final = ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGSTOP")
+SIGNALS: Final = ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGTERM", "SIGSTOP")
 MOMENTS: Final = ("start", "idle", "page call", "execute", "scrape", "save", "stop")
 BEFORE_ITS_END: Final = MOMENTS[:5]
 ROOM: Final = tuple(map(str, (0, 1, 2, 3, 4, 5, 6, 8, 10, 14)))
@@ -116,15 +113,6 @@ class Cell:
         return True
 
 
-LOST: Final = "SIGKILL", "SIGSEGV", "SIGABRT"
-
-OPEN: Final[dict[str, Callable[[Cell], bool]]] = {
-    "cookies that a network process took with it are deleted from the cookie file": (
-        lambda c: c.what == "network process" and c.how in LOST and c.when in BEFORE_ITS_END
-    ),
-}
-"""Faults of the library that were found and are not mended yet: their cells are known to fail."""
-
 CELLS: Final = tuple(
     cell
     for cell in itertools.starmap(
@@ -141,18 +129,19 @@ CELLS: Final = tuple(
 
 
 def _shuffled(cells: Sequence[Cell]) -> list[Cell]:
-    return random.Random(7).sample(cells, len(cells))
+    """In some order, first one of each fault of each process, then a second one of each, and so on."""
+    before: Counter[tuple[str, str]] = Counter()
+    turns = []
+    for cell in random.Random(7).sample(cells, len(cells)):
+        before[cell.what, cell.how] += 1
+        turns.append((before[cell.what, cell.how], cell))
+    return [cell for _, cell in sorted(turns, key=lambda turn: turn[0])]
 
 
-def is_open(cell: Cell) -> bool:
-    """True where a fault that is not mended yet makes it fail."""
-    return any(holds(cell) for holds in OPEN.values())
-
-
-STOPPED: Final = _shuffled([cell for cell in CELLS if cell.how == "SIGSTOP" and not is_open(cell)])
+STOPPED: Final = _shuffled([cell for cell in CELLS if cell.how == "SIGSTOP"])
 """Those take budgets of the library to their end: up to half a minute."""
 
-QUICK: Final = _shuffled([cell for cell in CELLS if cell.how != "SIGSTOP" and not is_open(cell)])
+QUICK: Final = _shuffled([cell for cell in CELLS if cell.how != "SIGSTOP"])
 
 
 # --- what is struck -----------------------------------------------------------------------------------------------

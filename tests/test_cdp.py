@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import re
+import signal
 import threading
 import time
 import uuid
@@ -108,6 +109,31 @@ def test_cookies_go_through_the_default_context(foreign, tmp_path):
             s.set_cookies(cookies=[{"name": "b", "value": "2", "domain": "x.test", "path": "/", "expires": expires}])
         assert {c["name"] for c in json.loads(file.read_text())} == {"a", "b"}
     foreign.call("Storage.clearCookies")
+
+
+def network_process(foreign):
+    processes = foreign.call("SystemInfo.getProcessInfo")["processInfo"]
+    return next((p["id"] for p in processes if p["type"] == "network.mojom.NetworkService"), None)
+
+
+def test_cookies_that_went_with_the_process_that_held_them_stay_in_the_file(mortal, tmp_path, caplog):
+    file = tmp_path / "cookies.json"
+    expires = int(time.time()) + 3600
+    file.write_text(json.dumps([{"name": "a", "value": "1", "domain": "x.test", "path": "/", "expires": expires}]))
+    with Client(adapter=CdpAdapter(url=mortal.url)) as client:
+        with client.Session(cookie_file=str(file)) as s:
+            first = network_process(mortal)
+            os.kill(first, signal.SIGKILL)
+            until(lambda: network_process(mortal) not in (first, None))
+            assert s.get_cookies() == []
+            s.set_cookies(cookies=[{"name": "b", "value": "2", "domain": "x.test", "path": "/", "expires": expires}])
+        (saved,) = [step for step in s.history()[-1].steps if step.step == "save_cookies"]
+        assert saved.note == "the browser lost cookies: those of the file stay, newer ones that are not there are gone"
+        assert [r.getMessage() for r in caplog.records if "cookies_lost" in r.getMessage()]
+        assert {c["name"] for c in json.loads(file.read_text())} == {"a", "b"}
+        with client.Session(cookie_file=str(file)):
+            mortal.call("Storage.clearCookies")
+        assert json.loads(file.read_text()) == []
 
 
 def test_pages_of_others_are_not_attached_and_those_of_clients_are(rig, foreign):

@@ -954,6 +954,15 @@ def test_cookies_of_a_client_are_seen(jar, playwright, session, site):
         assert (kept.value, kept.http_only, kept.same_site) == ("ada", True, "Lax")
 
 
+def test_no_process_but_the_browser_holds_the_cookies(rig):
+    with rig.browser() as session:
+        rig.run(session.backend.set_cookies([]))
+        kinds = {p["type"] for p in session.call("SystemInfo.getProcessInfo")["processInfo"]}
+        assert {"browser", "renderer"} <= kinds
+        assert not {kind for kind in kinds if "network" in kind.lower()}
+        assert not session.backend.cookies_lost
+
+
 def test_cookies_of_contexts_that_clients_make_are_counted(rig, playwright):
     with rig.browser() as session:
         browser = playwright.chromium.connect_over_cdp(session.url)

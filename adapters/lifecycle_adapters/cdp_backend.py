@@ -76,6 +76,11 @@ class CdpBackend:
         """With ``cookie_scope="all"``: cookies that differed between contexts at the last reading."""
         return self._cookies.conflicts
 
+    @property
+    def cookies_lost(self) -> bool:
+        """The process that held the cookies for the browser has ended meanwhile, and took the newest with it."""
+        return self._cookies.lost
+
     # --- opening
 
     async def start(self, options: SessionOptions) -> str:

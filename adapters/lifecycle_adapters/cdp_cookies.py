@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
     from lifecycle.ports import CdpEndpoint
 
-__all__ = ["clear_cookies", "get_cookies", "set_cookies"]
+__all__ = ["clear_cookies", "get_cookies", "holder", "set_cookies"]
 
 _MAX_BYTES: Final = 4096
 """Longest name and value together (RFC 6265bis, section 5.7)."""
 
 _ABOUT_NOW: Final = 1.0
 """Seconds within which a cookie may have expired between being set and being read back."""
+
+_HOLDER: Final = "network.mojom.NetworkService"
+"""What Chromium calls the process that holds the cookies."""
 
 _log: Final = get_logger(__name__)
 
@@ -70,6 +73,22 @@ async def set_cookies(endpoint: CdpEndpoint, cookies: Sequence[Cookie]) -> list[
 async def clear_cookies(endpoint: CdpEndpoint) -> None:
     """Remove every cookie of the default context."""
     await endpoint.call("Storage.clearCookies")
+
+
+async def holder(endpoint: CdpEndpoint) -> int | None:
+    """The process that holds the cookies for the browser; None where the browser does so itself, or does not tell.
+
+    A browser starts another when this one ends, with the cookies that were on disk by then.
+    """
+    try:
+        result = await endpoint.call("SystemInfo.getProcessInfo")
+    except ConnectionLost:
+        raise
+    except BackendError:
+        return None  # a method that is still experimental
+    found = result.get("processInfo")
+    processes = found if isinstance(found, list) else []
+    return next((p["id"] for p in processes if p.get("type") == _HOLDER), None)
 
 
 async def _set(endpoint: CdpEndpoint, cookies: list[Cookie]) -> Mapping[CookieKey, str]:

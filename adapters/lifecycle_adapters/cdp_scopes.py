@@ -32,13 +32,17 @@ class ScopedCookies:
 
     Attributes:
         conflicts: How many cookies differed between contexts at the last reading.
+        lost: True when the process that holds the cookies for the browser was another one at a reading than when they
+            were set: what was not on its disk went with it.
     """
 
     def __init__(self, endpoint: CdpEndpoint, *, everywhere: bool) -> None:
         self._endpoint = endpoint
         self._everywhere = everywhere
         self._seeds: Jar = {}
+        self._holder: int | None = None
         self.conflicts = 0
+        self.lost = False
 
     async def begin(self) -> None:
         """Have contexts of clients kept, where the scope says so."""
@@ -48,6 +52,8 @@ class ScopedCookies:
     async def get(self) -> list[Cookie]:
         """All cookies of the scope."""
         default = await cdp_cookies.get_cookies(self._endpoint)
+        if self._holder is not None:
+            self.lost = self.lost or await cdp_cookies.holder(self._endpoint) != self._holder
         if not self._everywhere:
             return default
         found = [(self._seeds, _by_key(default))]
@@ -58,6 +64,8 @@ class ScopedCookies:
     async def set(self, cookies: Sequence[Cookie]) -> list[tuple[Cookie, str]]:
         """Set cookies in the default context and in those that are made later; returns what did not take, and why."""
         refused = await cdp_cookies.set_cookies(self._endpoint, cookies)
+        if self._holder is None:
+            self._holder = await cdp_cookies.holder(self._endpoint)
         if self._everywhere:
             out = {cookie.key for cookie, _ in refused}
             self._seeds = {**self._seeds, **{c.key: c for c in cookies if c.key not in out}}

@@ -113,6 +113,11 @@ class LocalBackend:
         """With ``cookie_scope="all"``: cookies that differed between contexts at the last reading."""
         return self._cookies.conflicts if self._cookies is not None else 0
 
+    @property
+    def cookies_lost(self) -> bool:
+        """The process that held the cookies for the browser has ended meanwhile, and took the newest with it."""
+        return self._cookies is not None and self._cookies.lost
+
     # --- opening
 
     async def start(self, options: SessionOptions, executable: str) -> None:

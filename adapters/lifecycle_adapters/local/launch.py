@@ -77,7 +77,9 @@ _FEATURES_OFF: Final = (
 )
 """What Playwright turns off as well, so that a page behaves here as in a browser that it launched."""
 
-_FEATURES_ON: Final = ("CDPScreenshotNewSurface", "SkipListAccountsWithoutGaiaCookies")
+_FEATURES_ON: Final = ("CDPScreenshotNewSurface", "NetworkServiceInProcess2", "SkipListAccountsWithoutGaiaCookies")
+"""NetworkServiceInProcess2: the browser itself holds the cookies. A process for that can end alone, and the cookies
+of the last half minute, which are not on disk yet, go with it."""
 
 _SCREEN: Final = (1440, 900)
 """The virtual screen of a headless browser, unless the viewport needs a larger one. The default is 800 x 600."""
