@@ -331,6 +331,15 @@ class Attachment:
             )
         return kind(session_id=self.session_id, close_reason=self.close_reason, closed_at=self.closed_at, detail=detail)
 
+    def met_end(self, end: BackendEnd) -> SessionEnded:
+        """The error for an attach to a session that has ended, before the attach or meanwhile."""
+        self.backend_end = end
+        before = self.ending_dest, self.close_reason
+        self.ending_dest, self.close_reason = end.state, end.reason
+        error = self.ended_error()
+        self.ending_dest, self.close_reason = before
+        return error
+
     def _held_until(self) -> datetime | None:
         """The end of the last hold as a wall-clock time."""
         if self.held_until is None or self.state.terminal:

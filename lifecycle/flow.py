@@ -25,6 +25,7 @@ from lifecycle.errors import (
     InvalidTransition,
     LifecycleError,
     ReleaseFailed,
+    SessionEnded,
     StartFailed,
     StoreError,
     UnsupportedOperation,
@@ -82,8 +83,11 @@ class Flow:
         if att.state is State.NOT_STARTED or att.in_flight is InFlight.ENDING:
             await att.ended.wait()
         if att.error is not None and att.ending_dest is State.ERROR:
-            self._told(att, att.error)
-            raise att.error
+            error = att.error
+            if att.guest and att.backend_end is not None and not isinstance(error, SessionEnded):
+                error = att.met_end(att.backend_end)  # it ended while it was attached to
+            self._told(att, error)
+            raise error
         raise att.ended_error()
 
     async def stop(

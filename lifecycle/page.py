@@ -59,10 +59,6 @@ class _ThreadDriver:
             self._manager = sync_playwright()
             try:
                 started: sync_api.Playwright = self._manager.start()
-            except Exception:
-                with contextlib.suppress(Exception):  # half of it may be there
-                    self.stop()
-                raise
             except BaseException:
                 manager, self._manager = self._manager, None
                 _give_up(manager, before)
@@ -160,7 +156,7 @@ def _end_process(manager: Any) -> None:  # noqa: ANN401 - Playwright's managers 
 
 
 def _give_up(manager: Any, before: Mapping[int, bytes]) -> None:  # noqa: ANN401 - as above
-    """A signal struck the start of a driver: what there is of it, nobody can say, so its process is ended from outside.
+    """A driver's start broke off: what there is of it, nobody can say, so its process is ended from outside.
 
     Its loop can't be run to an end any more (seen: it waits for ever), so it only ceases to be this thread's.
     """

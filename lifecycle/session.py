@@ -7,10 +7,11 @@ handle owns is the Playwright page, which lives in the caller's own thread or lo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lifecycle.actions import Action, ActionResult, Observation, Scrape, parse_action, parse_observe, parse_scrape
@@ -20,7 +21,9 @@ from lifecycle.errors import (
     CookieRejected,
     GuardRejected,
     InvalidTransition,
+    LifecycleError,
     OperationFailed,
+    StartFailed,
     UnsupportedOperation,
     UsageError,
 )
@@ -318,6 +321,18 @@ def _refused(error: BaseException, caller: Caller) -> bool:
     )
 
 
+@contextlib.contextmanager
+def _prefetching(att: Attachment) -> Iterator[None]:
+    """Tell of a driver that does not start as of any part of the start that fails."""
+    try:
+        yield
+    except LifecycleError:
+        raise
+    except Exception as e:
+        msg = f"Playwright's driver did not start, which prefetch_page=True asks for: {type(e).__name__}: {e}"
+        raise StartFailed(msg, step="prefetch_page", adapter=att.adapter.name) from e
+
+
 def _leave(
     session: Session,
     finalizers: Finalizers,
@@ -366,7 +381,8 @@ class Session(Handle):
             self._client._keep(self)  # noqa: SLF001 - the client keeps active sessions alive
             if self._att.options.prefetch_page:
                 self._slot = self._slot or self._new_slot()
-                self._slot.prefetch()
+                with _prefetching(self._att):
+                    self._slot.prefetch()
             caller.wait()
             return self
         except BaseException as error:
@@ -638,7 +654,8 @@ class AsyncSession(Handle):
             self._client._keep(self)  # noqa: SLF001 - the client keeps active sessions alive
             if self._att.options.prefetch_page:
                 self._slot = self._slot or AsyncPageSlot(self)
-                await self._slot.prefetch()
+                with _prefetching(self._att):
+                    await self._slot.prefetch()
             await caller.wait()
             return self
         except GeneratorExit as error:

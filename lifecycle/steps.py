@@ -329,15 +329,17 @@ class Steps:
     async def _probe_backend(self, att: Attachment) -> str | None:
         end = await self._host.probe(att)
         if end is not None:
-            att.backend_end = end
-            att.ending_dest, att.close_reason = end.state, end.reason
-            error = att.ended_error()
-            att.ending_dest, att.close_reason = None, None
-            raise error
+            raise att.met_end(end)
         return None
 
     async def _connect_backend(self, att: Attachment) -> str | None:
-        await self._acquire(att, self._host.connect(att))
+        try:
+            await self._acquire(att, self._host.connect(att))
+        except LifecycleError as e:
+            end = att.backend_end or await self._host.probe(att)  # it may be that it has ended since the probe
+            if end is None:
+                raise
+            raise att.met_end(end) from e
         return None
 
     async def _acquire(self, att: Attachment, work: Awaitable[Backend]) -> None:

@@ -462,10 +462,7 @@ class Life:
         self._check_state()
         self._check_log()
         self._check_cookies()
-        told = (Own, LifecycleError)
-        if cell.what == "driver" and cell.when == "start":  # a page could not be made ready: Playwright's own words
-            told = (*told, Exception)
-        assert self.raised is None or isinstance(self.raised, told), repr(self.raised)
+        assert self.raised is None or isinstance(self.raised, (Own, LifecycleError)), repr(self.raised)
         if cell.raises and self.given:
             assert type(self.raised) is Own, f"the caller's own exception is lost: {self.raised!r}"
 

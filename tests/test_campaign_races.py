@@ -31,7 +31,6 @@ from lifecycle import (
     InvalidTransition,
     RecordKind,
     SessionEnded,
-    StartFailed,
     UnsupportedOperation,
 )
 from lifecycle.attachment import SessionStatus
@@ -60,8 +59,6 @@ USES: Final = ("operate", "operate of a guest", "execute", "extend", "status", "
 ACTORS: Final = (*ENDS, *USES, "start")
 
 GONE: Final = (SessionEnded,)
-OVER_MEANWHILE: Final = (StartFailed, ConnectionLost, ConfigError)
-"""What an attach gets whose session ends between its steps: the step says so, not the table."""
 ANSWERS: Final[dict[str, tuple[Any, ...]]] = {
     "start": (None, *GONE, InvalidTransition, GuardRejected, ConnectionLost),  # the last where its browser crashes
     "stop": (None,),
@@ -75,7 +72,7 @@ ANSWERS: Final[dict[str, tuple[Any, ...]]] = {
     "execute": (object, *GONE, InvalidTransition),
     "extend": (SessionStatus, *GONE, InvalidTransition),
     "status": (SessionStatus,),
-    "attach": (None, *GONE, *OVER_MEANWHILE),
+    "attach": (None, *GONE),
     "detach of a guest": (None,),
     "detach": (None, UnsupportedOperation, InvalidTransition),
 }

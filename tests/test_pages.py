@@ -10,7 +10,7 @@ from pathlib import Path
 import children
 import pytest
 
-from lifecycle import AsyncClient, Client, SessionClosed, State, UsageError
+from lifecycle import AsyncClient, Client, SessionClosed, StartFailed, State, UsageError
 from lifecycle import page as page_module
 
 BOUND = 60.0
@@ -233,6 +233,28 @@ def test_prefetch_starts_the_driver_while_the_browser_starts(sync):
             assert len(drivers()) == 1
             session.page.goto(page_of("mine"))
             assert session.page.title() == "mine"
+    else:
+        asyncio.run(main())
+    assert drivers() == []
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_prefetch_that_fails_is_a_start_that_failed(sync, monkeypatch):
+    monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", "/bin/false")
+
+    async def main() -> None:
+        async with AsyncClient(store="memory:") as client:
+            session = client.Session(prefetch_page=True)
+            with pytest.raises(StartFailed, match="driver did not start, which prefetch_page=True asks for") as caught:
+                await session.start()
+            assert (caught.value.step, caught.value.adapter, session.state) == ("prefetch_page", "local", State.CLOSED)
+
+    if sync:
+        with Client(store="memory:") as client:
+            session = client.Session(prefetch_page=True)
+            with pytest.raises(StartFailed, match="driver did not start, which prefetch_page=True asks for") as caught:
+                session.start()
+            assert (caught.value.step, caught.value.adapter, session.state) == ("prefetch_page", "local", State.CLOSED)
     else:
         asyncio.run(main())
     assert drivers() == []

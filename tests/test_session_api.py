@@ -39,6 +39,7 @@ from lifecycle import (
     UsageError,
 )
 from lifecycle import client as client_module
+from lifecycle.control import GuestBackend
 from lifecycle.errors import BackendError, CookieRejected, LifecycleError, SessionEnded
 from lifecycle.flow import DeadlineEntry
 from lifecycle.states import CloseReason, Event, Guard, InFlight, State
@@ -999,23 +1000,35 @@ def test_guests_at_work_while_the_owner_stops_see_nothing_but_its_end():
             assert ends == [None] * 4
 
 
+@pytest.mark.parametrize("when", ["before", "as it connects", "once it is connected"])
 @pytest.mark.parametrize(
     ("state", "error"), [("closed", SessionClosed), ("timed_out", SessionTimedOut), ("error", SessionFailed)]
 )
-def test_attaching_to_a_session_that_is_over_tells_how_it_ended(way, clock, state, error):
-    adapter = MemoryAdapter()
-    client = way.client(adapter=adapter, clock=clock)
-    owner = client.Session(timeout_minutes=1).start()
-    {
-        "closed": owner.stop,
-        "timed_out": lambda: clock.advance(61),
-        "error": lambda: adapter.crash(owner.session_id),
-    }[state]()
-    reason = owner.wait_ended(timeout=PATIENCE).close_reason
-    guest = client.Session(owner.session_id)
+def test_attaching_to_a_session_that_is_over_tells_how_it_ended(way, clock, state, error, when, monkeypatch):
+    adapter, store, real = MemoryAdapter(), MemoryStore(), GuestBackend.connect
+    owner = Client(adapter=adapter, store=store, clock=clock).Session(timeout_minutes=1).start()
+
+    def end():
+        {
+            "closed": owner.stop,
+            "timed_out": lambda: clock.advance(61),
+            "error": lambda: adapter.crash(owner.session_id),
+        }[state]()
+        owner.wait_ended(timeout=PATIENCE)
+
+    async def connect(*args):
+        backend = await real(*args) if when == "once it is connected" else None
+        await asyncio.to_thread(end)
+        return backend or await real(*args)
+
+    if when == "before":
+        end()
+    else:
+        monkeypatch.setattr(GuestBackend, "connect", connect)
+    guest = way.client(store=store).Session(owner.session_id)
     with pytest.raises(error) as caught:
         guest.start()
-    assert caught.value.close_reason is reason
+    assert caught.value.close_reason is owner.status().close_reason
     assert caught.value.session_id == owner.session_id
     assert guest.state is State.ERROR
     assert sum(r.terminal for r in guest.history() if r.attachment_id == guest.attachment_id) == 1
