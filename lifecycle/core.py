@@ -836,12 +836,14 @@ class ClientCore:
 
     async def _snapshot(self, att: Attachment, seen: int) -> Mapping[str, Any]:
         """How a session stands, for its live view: its status, and its records after number `seen`."""
-        over = att.state.terminal or self._opened is None
+        over, status = att.state.terminal or self._opened is None, att.status().to_json()
+        if over:
+            await self.journal.flushed()  # the view closes with what it is told now: the end is in it
         found = [] if self._opened is None else await self.read(
             lambda s: s.records(session_id=att.session_id, after=seen)
         )  # fmt: skip
         return {
-            "status": att.status().to_json(),
+            "status": status,
             "now": self.clock.utcnow().isoformat(),
             "records": [_shown(record) for _, record in found],
             "last": found[-1][0] if found else seen,

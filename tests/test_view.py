@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,16 @@ from websockets.sync.client import connect
 from lifecycle import Client, ConfigError, SessionClosed, UnsupportedOperation
 from lifecycle.states import EDGES, State
 from lifecycle.steps import show_in_browser
+from lifecycle.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from websockets.sync.connection import Connection
 
     from lifecycle import Session
+    from lifecycle.audit import Record
+    from lifecycle.ports import SessionRow, Store
 
 pytestmark = pytest.mark.slow
 
@@ -229,3 +234,57 @@ def test_a_browser_of_the_terminal_is_not_taken(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(webbrowser, "get", lambda: terminal)
     assert show_in_browser("http://127.0.0.1:1/") is False
     assert taken == []
+
+
+def shot_of(session: Session) -> Any:
+    """What a view is told of a session, as a future."""
+    core = session._client._core
+    return asyncio.run_coroutine_threadsafe(core._snapshot(session._att, 0), core.supervisor.thread.loop)
+
+
+def last_of(told: Mapping[str, Any]) -> tuple[object, ...]:
+    return (told["over"], told["status"]["status"], *[(r["kind"], r["dest"]) for r in told["records"]][-1])
+
+
+def test_what_the_view_closes_with_has_the_end_in_it_where_its_write_waits() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(MemoryStore):
+        def write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
+            if any(r.labels.get("slow") for r in records):
+                entered.set()
+                assert go_on.wait(PATIENCE)
+            super().write(records, rows)
+
+    with Client(adapter="memory", store=Slow()) as client:
+        session = client.Session().start()
+        other = threading.Thread(target=client.Session(labels={"slow": "yes"}).start)
+
+        @session.hook(before="stop")
+        def meanwhile(session: object) -> None:
+            other.start()
+            assert entered.wait(PATIENCE)
+
+        ends = threading.Thread(target=session.stop)
+        ends.start()
+        eventually(lambda: session.state is State.CLOSED, "it does not end")
+        shot = shot_of(session)
+        go_on.set()
+        assert last_of(shot.result(PATIENCE)) == (True, "closed", "commit", "closed")
+        for thread in (other, ends):
+            thread.join(PATIENCE)
+
+
+def test_the_status_that_a_view_is_told_is_as_old_as_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client(adapter="memory", store="memory:") as client:
+        session = client.Session().start()
+        core, real = client._core, client._core.read
+
+        async def read(work: Callable[[Store], Any]) -> Any:
+            found = await real(work)
+            await core.flow.stop(session._att, None)
+            return found
+
+        monkeypatch.setattr(core, "read", read)
+        assert last_of(shot_of(session).result(PATIENCE)) == (False, "active", "commit", "active")
+        assert last_of(shot_of(session).result(PATIENCE)) == (True, "closed", "commit", "closed")
