@@ -26,8 +26,9 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import children
 from both_ways import FailingStore, eventually
 
 from lifecycle import AsyncClient, Client, LifecycleError, RecordKind
@@ -51,15 +52,18 @@ __all__ = [
     "CELLS",
     "KILLS",
     "Cell",
+    "Kill",
     "World",
-    "check_killed",
     "each_in_a_folder",
+    "killed",
     "live",
     "names_in",
     "pairs",
     "rescued",
     "slice_of",
 ]
+
+T = TypeVar("T")
 
 OLD: Final = {"name": "old", "value": "1", "domain": "site.test", "path": "/", "expires": 4102444800}
 NEW: Final = {"name": "new", "value": "2", "domain": "site.test", "path": "/", "expires": 4102444800}
@@ -165,7 +169,48 @@ def pairs(count: int, seed: int = 0) -> list[Cell]:
     return list(found)
 
 
-KILLS: Final = tuple(
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """An owner that is killed, and perhaps the process after it, while that recovers what was left."""
+
+    cell: Cell
+    backend: str
+    again: str = ""
+    """On which side of its first write the process that recovers is killed too."""
+
+    def __str__(self) -> str:
+        again = f", then the one that recovers, {self.again} its first write" if self.again else ""
+        return f"{self.cell}, {self.backend}{again}"
+
+    def adapter(self, service: str) -> Any:
+        """An adapter for its backend."""
+        if self.backend == "memory":
+            return MemoryAdapter()
+        from lifecycle_adapters.local import LocalAdapter
+        from lifecycle_adapters.remote import RemoteAdapter
+
+        if self.backend == "local":
+            return LocalAdapter()
+        return RemoteAdapter(api_key=TOKEN, base_url=service, poll_seconds=0.2)
+
+    def perform(self, role: str, folder: Path, service: str) -> int:
+        """Live as the owner, or recover what it left; both are to be killed in it."""
+        if role == "owner":
+            print("not killed:", repr(live(self.cell, folder, self.adapter(service)).raised))
+            return 1
+        store = _tell_of_writes(SQLiteStore(folder / "log.db"), self._writing)
+        with Client(adapter=self.adapter(service), store=store, clock=ManualClock()) as client:
+            client.sessions.reap()
+        return 0
+
+    def _writing(self, records: Sequence[Record], side: str) -> None:
+        if records and side == self.again:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+TOKEN: Final = "a-token-of-the-tests"
+
+_KILLED: Final = tuple(
     cell
     for edge in EDGES
     if edge.steps
@@ -175,17 +220,24 @@ KILLS: Final = tuple(
     for api in APIS
     if (cell := Cell(edge, story, step, side, "SIGKILL", api)).possible
 )
-"""The owner is killed, in a process of its own on a store in a file."""
+
+KILLS: Final = tuple(
+    Kill(cell, backend, again)
+    for backend, agains in {"memory": ("", *SIDES), "service": ("", *SIDES), "local": ("",)}.items()
+    for again in agains
+    for cell in _KILLED
+)
+"""In processes of their own, on a store in a file."""
 
 
-def slice_of(cells: tuple[Cell, ...], part: int, parts: int) -> list[Cell]:
+def slice_of(cells: Sequence[T], part: int, parts: int) -> list[T]:
     """The cells of one part, dealt out so that each part has some of everything."""
     shuffled = list(cells)
     random.Random(20240101).shuffle(shuffled)
     return shuffled[part::parts]
 
 
-def each_in_a_folder(cells: Sequence[Cell], folder: Path, live: Callable[[Cell, Path], None]) -> None:
+def each_in_a_folder(cells: Sequence[T], folder: Path, live: Callable[[T, Path], object]) -> None:
     """Live the cells, each in a folder of its own; what fails says in which."""
     for cell in cells:
         life = folder / "life"
@@ -219,14 +271,15 @@ class World:
         raised: What the story raised.
     """
 
-    def __init__(self, cell: Cell, folder: Path) -> None:
+    def __init__(self, cell: Cell, folder: Path, adapter: Any = None) -> None:
         self.cell = cell
         self.clock = ManualClock()
         store = SQLiteStore(folder / "log.db") if cell.fault == "SIGKILL" else FailingStore()
         self.store = _tell_of_writes(store, self._writing)
-        self.adapter = MemoryAdapter()
+        self.adapter = adapter or MemoryAdapter()
         self.cookie_file = folder / "cookies.json"
         self.cookie_file.write_text(json.dumps({"cookies": [OLD], "origins": []}))
+        self.idle = 30 if self.adapter.name == "remote" else IDLE
         self.start_timeout = TOO_LONG if "too long" in cell.story else 2
         self.cookies_refused = False
         self.gone_on = threading.Event()
@@ -386,7 +439,7 @@ class World:
         """The session that the story is about: a guest of `owner` where there is one."""
         options: dict[str, Any] = {"cookie_file": self.cookie_file, "start_timeout_minutes": self.start_timeout}
         if owner is None:
-            return self.made(client.Session(headless=False, timeout_minutes=IDLE, **options))
+            return self.made(client.Session(headless=False, timeout_minutes=self.idle, **options))
         on_exit = "detach" if self.cell.edge.event in (Event.DETACH, Event.ATTACH) else "stop"
         guest = self.made(client.Session(owner.session_id, on_exit=on_exit, **options))
         self.guests.add(guest.attachment_id)
@@ -514,9 +567,9 @@ def _all(error: BaseException | None) -> Iterator[BaseException]:
 # --- a life, by each of the two clients ---------------------------------------------------------------------------
 
 
-def live(cell: Cell, folder: Path) -> World:
+def live(cell: Cell, folder: Path, adapter: Any = None) -> World:
     """Live one cell; the world as it is after it."""
-    world = World(cell, folder)
+    world = World(cell, folder, adapter)
     before = len(supervisor()._tasks)
     with _cookie_disk(world):
         _live(world)
@@ -597,7 +650,7 @@ def _sync(world: World) -> None:
     def story(client: Client, owners: Client) -> None:
         owner = None
         if world._of_a_guest:
-            owner = world.made(owners.Session(timeout_minutes=IDLE))
+            owner = world.made(owners.Session(timeout_minutes=world.idle))
             owner.start()
         session = world.session(client, owner)
         if "bad hook" in cell.story:
@@ -618,7 +671,7 @@ def _sync(world: World) -> None:
             session.set_cookies(cookies=[NEW])
             world.given = {"new"}
             if "idle" in cell.story:
-                world.clock.advance(IDLE * 60 + 1)
+                world.clock.advance(world.idle * 60 + 1)
                 session.wait_ended()
 
     with _striking(world):
@@ -649,7 +702,7 @@ def _async(world: World) -> None:
     async def story(client: AsyncClient, owners: AsyncClient) -> None:
         owner = None
         if world._of_a_guest:
-            owner = world.made(owners.Session(timeout_minutes=IDLE))
+            owner = world.made(owners.Session(timeout_minutes=world.idle))
             await owner.start()
         session = world.session(client, owner)
         if "bad hook" in cell.story:
@@ -672,7 +725,7 @@ def _async(world: World) -> None:
             await session.set_cookies(cookies=[NEW])
             world.given = {"new"}
             if "idle" in cell.story:
-                world.clock.advance(IDLE * 60 + 1)
+                world.clock.advance(world.idle * 60 + 1)
                 await session.wait_ended()
 
     async def main() -> None:
@@ -697,41 +750,57 @@ def _async(world: World) -> None:
             world.raised = e
 
 
-def check_killed(cell: Cell, folder: Path) -> None:
-    """Live a cell in a process that is killed in it, and see what the next one makes of what is left."""
-    command = [sys.executable, __file__, str(KILLS.index(cell)), str(folder)]
-    path = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout, done.stderr)
+def killed(kill: Kill, folder: Path, service: str = "") -> bool:
+    """Kill the owner of a session, and see what the next process makes of what is left.
+
+    Returns:
+        False where there was nothing to recover, so that the process that would have been killed in it was not.
+    """
     cookie_file, url = folder / "cookies.json", f"sqlite:///{folder / 'log.db'}"
+    struck, pids = True, []
+    for role in ["owner", *(["recovers"] if kill.again else [])]:
+        command = [sys.executable, __file__, str(KILLS.index(kill)), str(folder), service, role]
+        with (
+            (folder / "told").open("w+") as told,
+            subprocess.Popen(command, env=children.environment(struck=True), stdout=told, stderr=told) as process,
+        ):
+            pids.append(process.pid)
+            struck = process.wait(2 * BOUND) == -signal.SIGKILL
+            told.seek(0)
+            assert struck or (role == "recovers" and process.returncode == 0), (process.returncode, told.read())
     assert names_in(cookie_file) in ({"old"}, {"old", "new"})
-    with Client(adapter=MemoryAdapter(), store=url, clock=ManualClock()) as client:
+    adapter = kill.adapter(service)
+    with Client(adapter=adapter, store=url, clock=ManualClock()) as client:
         client.sessions.reap()
         with client.Session(cookie_file=cookie_file) as session:  # nothing that the dead one held is in its way
             assert {"old"} <= {cookie["name"] for cookie in session.get_cookies()}
+    supervisor().call(lambda _: adapter.aclose())
     with contextlib.closing(open_store(url)) as store:
         assert store.unfinished() == []
-        told = [record for _, record in store.records()]
+        records = [record for _, record in store.records()]
         rows = store.sessions()
     for row in rows:
         assert (row.state.terminal, row.released) == (True, True)
-    for mine in by_attachment(told).values():
+    for mine in by_attachment(records).values():
         ends = [r for r in mine if r.terminal]
         assert len(ends) == 1, [(r.kind, r.event, r.source, r.dest) for r in mine]
         assert replayed(mine) is ends[0].dest
+    if kill.backend == "local":
+        of_theirs = f"lifecycle-{os.getuid()}/{pids[0]}-"
+        assert children.left_running(of_theirs) == []
+        assert list(Path(tempfile.gettempdir()).glob(f"{of_theirs}*/*")) == []
+    return struck
 
 
 def main() -> int:
     """Live the cells until one fails; 1 when one did, with what it was. A life that does not end is a failure too.
 
-    Given the number of a cell of KILLS and a folder, it lives that one.
+    Given the number of a kill of KILLS, a folder and the URL of a service, it is the owner in it, or who recovers.
     """
     faulthandler.dump_traceback_later(BOUND, exit=True)
     if len(sys.argv) > 1:
-        live(KILLS[int(sys.argv[1])], Path(sys.argv[2]))
-        return 1  # it should have been killed
+        number, folder, service, role = sys.argv[1:]
+        return KILLS[int(number)].perform(role, Path(folder), service)
     cells = slice_of(CELLS, 0, 1)
     for number, cell in enumerate(cells, 1):
         faulthandler.dump_traceback_later(BOUND, exit=True)

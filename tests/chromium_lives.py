@@ -480,8 +480,8 @@ class Life:
             allowed = {crashed, ("error", "backend")} if cell.when == "start" else {crashed}
             if cell.when in ("save", "stop"):
                 allowed = {closed}  # its end came first
-        elif cell.what == "zygote":
-            allowed = {closed, crashed}
+        elif cell.what == "zygote":  # without which the browser may end, before it is ready too
+            allowed = {closed, crashed, *([("error", "backend")] if cell.when == "start" else [])}
         elif cell.when == "start" and not cell.is_process:
             allowed = {closed, ("error", "backend"), crashed, ("not_started", "None")}
         elif cell.what == "profile":

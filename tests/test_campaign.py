@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 
 import pytest
-from campaign import CELLS, FAULTS, KILLS, WRITES, check_killed, each_in_a_folder, live, pairs, slice_of
+from campaign import CELLS, FAULTS, KILLS, WRITES, each_in_a_folder, killed, live, pairs, slice_of
 from mutants import MUTANTS, ROOT, caught_by
+from server_rig import running
 from what_happens import table
 
 from lifecycle.states import EDGES
@@ -57,19 +59,47 @@ def test_a_second_fault_follows_the_first_many_times(part, tmp_path, counted):
     lived(TWO, pairs(5_000, 2)[part::10], tmp_path, counted)
 
 
-def killed(cells, folder, counted):
-    each_in_a_folder(cells, folder, check_killed)
-    counted("F: SIGKILL of the owner at each step and write", cells)
+# --- an owner that is killed --------------------------------------------------------------------------------------
+
+IN_EACH_RUN = {"memory": 18, "service": 10, "local": 4}
+AT_LEAST = {"memory": 750, "service": 750, "local": 250}
+KILL_PARTS = 10
 
 
-def test_what_an_owner_leaves_that_is_killed_at_some_steps(tmp_path, counted):
-    killed(slice_of(KILLS, 0, 12), tmp_path, counted)
+def kills_of(backend):
+    return slice_of([kill for kill in KILLS if kill.backend == backend], 0, 1)
+
+
+def test_the_kills_are_made_from_the_table():
+    for backend, floor in AT_LEAST.items():
+        kills = kills_of(backend)
+        print(f"{len(kills):5}  kills of an owner on {backend}")
+        assert len(set(kills)) == len(kills) >= floor
+
+
+def recovered(kills, folder, counted):
+    """What the service knows is over too, at the end."""
+    backend, lived = kills[0].backend, []
+    with running(adapter="memory", store="memory:") if backend == "service" else contextlib.nullcontext() as up:
+        service = up.url if up is not None else ""
+        each_in_a_folder(kills, folder, lambda kill, life: killed(kill, life, service) and lived.append(kill))
+        if up is not None:
+            assert up.http.get("/sessions/", params={"only_active": True}).json()["items"] == []
+    assert len(lived) >= 0.8 * len(kills), "nearly all of them left something to recover"
+    counted(f"F: SIGKILL of the owner at each step and write, {backend}", lived)
+
+
+@pytest.mark.parametrize(("backend", "count"), IN_EACH_RUN.items())
+def test_what_an_owner_leaves_that_is_killed_at_some_steps(backend, count, tmp_path, counted):
+    recovered(kills_of(backend)[:count], tmp_path, counted)
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("part", range(1, 12))
-def test_what_an_owner_leaves_that_is_killed_at_each_step(part, tmp_path, counted):
-    killed(slice_of(KILLS, part, 12), tmp_path, counted)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(KILL_PARTS))
+@pytest.mark.parametrize(("backend", "count"), IN_EACH_RUN.items())
+def test_what_an_owner_leaves_that_is_killed_at_each_step(backend, count, part, tmp_path, counted):
+    recovered(kills_of(backend)[count:][part::KILL_PARTS], tmp_path, counted)
 
 
 @pytest.mark.parametrize("api", ["sync", "async"])

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from campaign import CELLS, KILLS, Cell, World, check_killed, live, names_in, rescued
+from campaign import CELLS, KILLS, Cell, Kill, World, killed, live, names_in, rescued
 
 from lifecycle.states import Event, State, Step
 from lifecycle.stores import open_store
@@ -52,7 +52,8 @@ def cell_of(row: tuple[str, tuple[Event, str], str, str, Step | str], api: str) 
     """The cell of a row."""
     _, (event, story), fault, side, step = row
     key = (event, story, fault, side, step, api)
-    (cell,) = (c for c in (*CELLS, *KILLS) if (c.edge.event, c.story, c.fault, c.side, c.step, c.api) == key)
+    killed_in = [k.cell for k in KILLS if k == Kill(k.cell, "memory")]
+    (cell,) = (c for c in (*CELLS, *killed_in) if (c.edge.event, c.story, c.fault, c.side, c.step, c.api) == key)
     return cell
 
 
@@ -83,7 +84,7 @@ def outcome(row: tuple[str, tuple[Event, str], str, str, Step | str], api: str) 
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if cell.fault == "SIGKILL":
-            check_killed(cell, folder)
+            killed(Kill(cell, "memory"), folder)
             return _killed(folder)
         world = live(cell, folder)
         told = _lived(world)
