@@ -14,15 +14,30 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["PATIENCE", "children", "has_ended", "in_loop_time", "in_time", "new_drivers", "process_of"]
+__all__ = [
+    "PATIENCE",
+    "START_PATIENCE",
+    "children",
+    "has_ended",
+    "in_loop_time",
+    "in_time",
+    "new_drivers",
+    "process_of",
+    "start_driver",
+]
 
 PATIENCE: Final = 5.0
 """Seconds that a driver has for its own end, or to close a connection; then its process is ended."""
+
+
+START_PATIENCE: Final = 30.0
+"""Seconds that a driver has to come up; one that was stopped meanwhile never does."""
 
 
 def process_of(manager: Any) -> Any:
@@ -76,13 +91,13 @@ def _end(manager: Any) -> None:
 
 
 @contextlib.contextmanager
-def in_time(manager: Any) -> Iterator[None]:
+def in_time(manager: Any, patience: float = PATIENCE) -> Iterator[None]:
     """End the driver's process when what is inside takes too long, or is struck.
 
     A signal that strikes while a message is read takes the message with it, and who waits for its answer waits for
     ever (seen). The end of the process ends the wait.
     """
-    timer = threading.Timer(PATIENCE, _end, (manager,))
+    timer = threading.Timer(patience, _end, (manager,))
     timer.daemon = True
     try:
         try:
@@ -106,3 +121,24 @@ def in_loop_time(manager: Any) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+async def start_driver(manager: Any) -> Any:
+    """Start an async driver; one that does not come up is ended, and its start fails."""
+    starting = manager.start()
+    timer = asyncio.get_running_loop().call_later(START_PATIENCE, _end_starting, starting)
+    try:
+        async with asyncio.timeout(START_PATIENCE + PATIENCE):  # where its process is not known
+            return await starting
+    finally:
+        timer.cancel()
+
+
+def _end_starting(starting: Any) -> None:
+    """End the process of a driver that is being started: Playwright tells of it only once it is up."""
+    while starting is not None:
+        frame = getattr(starting, "cr_frame", None)
+        client = frame.f_locals.get("client") if frame is not None else None
+        if client is not None:
+            _end(SimpleNamespace(_client=client))
+        starting = getattr(starting, "cr_await", None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import children
 import pytest
 
-from lifecycle import AsyncClient, Client, SessionClosed, StartFailed, State, UsageError
+from lifecycle import AsyncClient, Client, ConnectionLost, SessionClosed, StartFailed, State, UsageError, driver_process
 from lifecycle import page as page_module
 
 BOUND = 60.0
@@ -258,6 +258,33 @@ def test_a_prefetch_that_fails_is_a_start_that_failed(sync, monkeypatch):
     else:
         asyncio.run(main())
     assert drivers() == []
+
+
+@pytest.mark.parametrize("way", ["sync", "async", "operation"])
+def test_a_driver_that_never_answers_is_ended(way, tmp_path, monkeypatch):
+    silent = tmp_path / "run-driver"
+    silent.write_text("#!/bin/sh\nexec sleep 1000 # run-driver\n")
+    silent.chmod(0o700)
+    monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", str(silent))
+    monkeypatch.setattr(driver_process, "START_PATIENCE", 0.5)
+    monkeypatch.setattr(page_module, "START_PATIENCE", 0.5)
+
+    async def main() -> None:
+        async with AsyncClient(store="memory:") as client:
+            with pytest.raises(StartFailed, match="Connection closed while reading from the driver"):
+                await client.Session(prefetch_page=True).start()
+
+    if way == "async":
+        asyncio.run(main())
+    else:
+        with Client(store="memory:") as client:
+            if way == "sync":
+                with pytest.raises(StartFailed, match="Connection closed while reading from the driver"):
+                    client.Session(prefetch_page=True).start()
+            else:
+                with client.Session() as session, pytest.raises(ConnectionLost, match="driver could not be started"):
+                    session.observe()
+    assert children.left_running("sleep 1000") == []
 
 
 def test_playwright_is_not_imported_before_a_page_is_asked_for():
