@@ -82,6 +82,7 @@ class Supervisor:
         self._logs: SerialWorker | None = None
         self._hooks: Workers | None = None
         self._deadlines: dict[int, tuple[Clock, Deadlines]] = {}
+        self._finalizer: Any = None
         self._stores: dict[str, OpenStore] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._driver: Driver | None = None
@@ -97,10 +98,15 @@ class Supervisor:
         self._hooks = Workers(*(f"lifecycle-supervisor-hook-{n}" for n in range(WORKERS)))
         self.thread.start()
         atexit.register(self._at_exit)
+        # A child that multiprocessing has forked ends without the end of an interpreter. It has loaded this by then.
+        if (util := sys.modules.get("multiprocessing.util")) is not None:
+            self._finalizer = util.Finalize(None, self._at_exit, exitpriority=0)
 
     def discard(self) -> None:
         """End its threads; for one that nobody uses, and whose start may not have got through."""
         atexit.unregister(self._at_exit)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
         for workers in (self._logs, self._hooks):
             if workers is not None:
                 workers.stop()
@@ -383,7 +389,7 @@ class Supervisor:
         self.thread.post(self.fire, stop(), "signal")
 
     def _at_exit(self) -> None:
-        if not self.thread.alive or _supervisors.get(os.getpid()) is not self:
+        if not self.thread.alive or _supervisors.get(os.getpid()) is not self or self.exiting:
             return
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import children
@@ -283,7 +284,7 @@ def work(folder, number):
         with own.Session(cookie_file=f"{folder}/{number}.json") as s:
             s.set_cookies(cookies=[COOKIE])
     left = Client(adapter="memory", store=f"sqlite:///{folder}/log.db")
-    left.Session().start()  # multiprocessing ends a child without the end of an interpreter
+    left.Session(labels={"left": "yes"}).start()  # multiprocessing ends a child without the end of an interpreter
     kept.append(left)  # else it is warned of where the garbage collector comes by
     return number
 
@@ -305,3 +306,5 @@ if __name__ == "__main__":
     )
     done = children.run_file(script, tmp_path, method)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    told = Counter((end["close_reason"], end["labels"].get("left")) for end in ends(tmp_path))
+    assert told == {("manual", None): 5, ("abandoned", "yes"): 5, ("abandoned", None): 1}
