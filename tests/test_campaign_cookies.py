@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +40,7 @@ from cookie_faults import (
 
 from lifecycle import Client
 from lifecycle.cookies import CookieFormat, read_cookie_file, save_cookie_file
+from lifecycle.cookies.atomic import locked
 from lifecycle.errors import CookieFileError, CookieSaveError
 from lifecycle_adapters.memory import MemoryAdapter
 
@@ -97,49 +97,44 @@ def test_each_save_is_struck_at_each_of_its_calls(share, tmp_path, counted):
     counted(STRUCK, lived(jobs[share::SHARES], tmp_path))
 
 
-@pytest.mark.xfail(
-    raises=CookieSaveError,
-    reason="filelock keeps the descriptor, and with it the lock, for as long as the process lives",
-)
 def test_an_unlock_that_fails_does_not_keep_the_lock(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    path, real, kept = tmp_path / "c.json", fcntl.flock, []
+    path, real = tmp_path / "c.json", fcntl.flock
 
     def flock(fd: int, operation: int) -> None:
         if operation & fcntl.LOCK_UN:
-            kept.append(fd)
             raise OSError(errno.EIO, "the server is away")
         real(fd, operation)
 
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(fcntl, "flock", flock)
-            with pytest.raises(CookieSaveError):
-                save_cookie_file(read_cookie_file(path, now=NOW), [a_cookie("a")], now=NOW)
-        saved = save_cookie_file(read_cookie_file(path, now=NOW), [a_cookie("a"), a_cookie("b")], now=NOW, timeout=0.1)
-        kept.clear()
-        assert saved.saved == 2
-    finally:
-        for fd in set(kept):
-            real(fd, fcntl.LOCK_UN)
-            os.close(fd)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for count in (1, 2):
+        cookies = [a_cookie("a"), a_cookie("b")][:count]
+        assert save_cookie_file(read_cookie_file(path, now=NOW), cookies, now=NOW, timeout=0.1).saved == count
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="filelock takes an empty lock file for one that is held, where there is no flock"
-)
 def test_a_lock_file_that_lies_there_holds_nothing_where_there_is_no_flock(tmp_path, monkeypatch):
     """As one copied with its folder from another file system, or of a process that was killed before it locked it."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(fcntl, "flock", _no_flock)
     (tmp_path / ".c.json.lock").touch()
-    loaded = read_cookie_file(tmp_path / "c.json", now=NOW)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # filelock says that it does without
-        try:
-            save_cookie_file(loaded, [a_cookie("a")], now=NOW, timeout=0.5)
-        except CookieSaveError as e:
-            assert "held" not in e.reason  # noqa: PT017 - that there are no locks would be right
+    path = tmp_path / "c.json"
+    assert save_cookie_file(read_cookie_file(path, now=NOW), [a_cookie("a")], now=NOW, timeout=0.5).saved == 1
+    with locked(path, timeout=0), pytest.raises(CookieSaveError, match="another process held its lock for 0.1 seconds"):
+        save_cookie_file(read_cookie_file(path, now=NOW), [a_cookie("b")], now=NOW, timeout=0.1)
+    assert sorted(p.name for p in tmp_path.iterdir() if "rescue" not in p.name) == [".c.json.lock", "c.json"]
+
+
+def test_a_lock_file_that_is_removed_while_it_is_waited_for_is_made_anew(tmp_path, monkeypatch):
+    path, real = tmp_path / "c.json", fcntl.flock
+    lock = tmp_path / ".c.json.lock"
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and not (tmp_path / "removed").exists():
+            (tmp_path / "removed").touch()
+            lock.unlink()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(path, timeout=0):
+        assert lock.exists()
 
 
 def _no_flock(fd: int, operation: int) -> None:

@@ -12,6 +12,7 @@ import re
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -54,20 +55,53 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
     Raises:
         OSError: The lock file can't be made, or another process holds it for longer.
     """
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - only saves need it
+    from filelock import SoftFileLock, Timeout, unlock_descriptor  # noqa: PLC0415 - only saves need it
 
-    lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
+    fd = _lock_file(path.with_name(f".{path.name}.lock"), timeout)
+    if fd is not None:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # the close gives the lock up too, but for a forked child's copy
+                unlock_descriptor(fd)
+            os.close(fd)
+        return
+    # A file that is there as long as the lock is held; of another name, since the one above stays.
+    soft = SoftFileLock(path.with_name(f".{path.name}.held"), mode=0o600)
     try:
-        lock.acquire(timeout=timeout, poll_interval=_POLL)
+        soft.acquire(timeout=timeout, poll_interval=_POLL)
     except Timeout:
-        reason = f"another process held its lock for {timeout:g} seconds"
-        raise TimeoutError(errno.ETIMEDOUT, reason) from None
-    except NotImplementedError:
-        raise OSError(errno.ENOSYS, "its file system has no locks") from None
+        raise _held(timeout) from None
     try:
         yield
     finally:
-        lock.release()
+        soft.release()
+
+
+def _lock_file(path: Path, timeout: float) -> int | None:
+    """A descriptor that has the lock of the file; None where its file system has no locks."""
+    from filelock import lock_descriptor  # noqa: PLC0415 - as above
+
+    until = time.monotonic() + timeout
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            while not lock_descriptor(fd, blocking=False):
+                if time.monotonic() >= until:
+                    raise _held(timeout)
+                time.sleep(_POLL)
+            if os.fstat(fd).st_nlink:  # else somebody removed it meanwhile, and the next one would make another
+                return fd
+        except BaseException as e:
+            os.close(fd)
+            if isinstance(e, OSError) and e.errno == errno.ENOSYS:
+                return None
+            raise
+        os.close(fd)
+
+
+def _held(timeout: float) -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, f"another process held its lock for {timeout:g} seconds")
 
 
 def replace_file(path: Path, data: bytes) -> None:
