@@ -266,10 +266,11 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, Iterable[object]],
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What counts its cells is a part of the fault campaign."""
+    """What counts its cells is a part of the fault campaign. Coverage is not measured in it: it only costs time there."""
     for item in items:
         if "counted" in getattr(item, "fixturenames", ()):
             item.add_marker("counted")
+            item.add_marker("no_cover")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -46,7 +46,6 @@ def test_each_run_has_some_of_everything():
     assert len(set(CELLS)) == len(CELLS) >= 440
 
 
-@pytest.mark.campaign
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_some_processes_are_struck_at_some_moments(part, counted):
