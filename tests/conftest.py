@@ -266,7 +266,7 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, Iterable[object]],
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What counts its cells is a part of the fault campaign. Coverage is not measured in it: it only costs time there."""
+    """What counts its cells is a part of the campaign; coverage, which would double its time, is not measured in it."""
     for item in items:
         if "counted" in getattr(item, "fixturenames", ()):
             item.add_marker("counted")
