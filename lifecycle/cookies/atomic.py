@@ -55,7 +55,7 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
     Raises:
         OSError: The lock file can't be made, or another process holds it for longer.
     """
-    from filelock import SoftFileLock, Timeout, unlock_descriptor  # noqa: PLC0415 - only saves need it
+    from filelock import Timeout, unlock_descriptor  # noqa: PLC0415 - only saves need it
 
     fd = _lock_file(path.with_name(f".{path.name}.lock"), timeout)
     if fd is not None:
@@ -66,6 +66,8 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
                 unlock_descriptor(fd)
             os.close(fd)
         return
+    from filelock import SoftFileLock  # noqa: PLC0415 - filelock itself imports it only here
+
     # A file that is there as long as the lock is held; of another name, since the one above stays.
     soft = SoftFileLock(path.with_name(f".{path.name}.held"), mode=0o600)
     try:
