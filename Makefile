@@ -104,7 +104,8 @@ wheel-tests: wheel browser ## the tests, on the built wheel, on each Python pres
 
 campaign: wheel browser ## the tests that take minutes, which `make test` does a part of
 	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) -m "campaign or counted" $(ARGS)
+	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) -m "campaign or counted" \
+		-o faulthandler_timeout=1500 $(ARGS)
 
 # --- the rest ---------------------------------------------------------------------------------------------------
 
