@@ -311,7 +311,14 @@ class Attachment:
 
     def ended_error(self) -> SessionEnded:
         """The error for an operation on this attachment now that it is over or ending."""
-        state = self.ending_dest or self.state
+        return self._ended_error(self.ending_dest or self.state, self.close_reason)
+
+    def met_end(self, end: BackendEnd) -> SessionEnded:
+        """The error for an attach to a session that has ended, before the attach or meanwhile."""
+        self.backend_end = end
+        return self._ended_error(end.state, end.reason)
+
+    def _ended_error(self, state: State, reason: CloseReason | None) -> SessionEnded:
         kind = _ENDED.get(state, SessionClosed)
         detail = ""
         if self.backend_end is not None and self.backend_end.detail:
@@ -321,24 +328,15 @@ class Attachment:
         if kind is SessionTimedOut:
             minutes = self.due.minutes if self.due is not None else None
             if minutes is not None:
-                detail = f"its {self.close_reason} deadline of {minutes:g} minutes passed"
+                detail = f"its {reason} deadline of {minutes:g} minutes passed"
             return SessionTimedOut(
                 session_id=self.session_id,
-                close_reason=self.close_reason,
+                close_reason=reason,
                 closed_at=self.closed_at,
                 detail=detail,
                 minutes=minutes,
             )
-        return kind(session_id=self.session_id, close_reason=self.close_reason, closed_at=self.closed_at, detail=detail)
-
-    def met_end(self, end: BackendEnd) -> SessionEnded:
-        """The error for an attach to a session that has ended, before the attach or meanwhile."""
-        self.backend_end = end
-        before = self.ending_dest, self.close_reason
-        self.ending_dest, self.close_reason = end.state, end.reason
-        error = self.ended_error()
-        self.ending_dest, self.close_reason = before
-        return error
+        return kind(session_id=self.session_id, close_reason=reason, closed_at=self.closed_at, detail=detail)
 
     def _held_until(self) -> datetime | None:
         """The end of the last hold as a wall-clock time."""
