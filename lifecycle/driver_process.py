@@ -22,19 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PATIENCE",
-    "START_PATIENCE",
     "children",
     "has_ended",
     "in_loop_time",
     "in_time",
     "new_drivers",
     "process_of",
+    "start_async_driver",
     "start_driver",
 ]
 
 PATIENCE: Final = 5.0
 """Seconds that a driver has for its own end, or to close a connection; then its process is ended."""
-
 
 START_PATIENCE: Final = 30.0
 """Seconds that a driver has to come up; one that was stopped meanwhile never does."""
@@ -123,7 +122,13 @@ def in_loop_time(manager: Any) -> Iterator[None]:
         timer.cancel()
 
 
-async def start_driver(manager: Any) -> Any:
+def start_driver(manager: Any) -> Any:
+    """Start a sync driver; one that does not come up is ended, and its start fails."""
+    with in_time(manager, START_PATIENCE):
+        return manager.start()
+
+
+async def start_async_driver(manager: Any) -> Any:
     """Start an async driver; one that does not come up is ended, and its start fails."""
     starting = manager.start()
     timer = asyncio.get_running_loop().call_later(START_PATIENCE, _end_starting, starting)

@@ -19,13 +19,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.driver_process import (
-    START_PATIENCE,
     children,
     has_ended,
     in_loop_time,
     in_time,
     new_drivers,
     process_of,
+    start_async_driver,
     start_driver,
 )
 from lifecycle.errors import UsageError
@@ -67,8 +67,7 @@ class _ThreadDriver:
             before = children()
             self._manager = sync_playwright()
             try:
-                with in_time(self._manager, START_PATIENCE):
-                    started: sync_api.Playwright = self._manager.start()
+                started: sync_api.Playwright = start_driver(self._manager)
             except BaseException:
                 manager, self._manager = self._manager, None
                 _give_up(manager, before)
@@ -354,7 +353,7 @@ class _LoopDriver:
             from playwright.async_api import async_playwright  # noqa: PLC0415 - 0.2 s that only pages pay for
 
             self.manager = async_playwright()
-            starting = self.starting = asyncio.ensure_future(start_driver(self.manager))
+            starting = self.starting = asyncio.ensure_future(start_async_driver(self.manager))
         try:
             return await asyncio.shield(starting)
         except Exception:

@@ -267,7 +267,6 @@ def test_a_driver_that_never_answers_is_ended(way, tmp_path, monkeypatch):
     silent.chmod(0o700)
     monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", str(silent))
     monkeypatch.setattr(driver_process, "START_PATIENCE", 0.5)
-    monkeypatch.setattr(page_module, "START_PATIENCE", 0.5)
 
     async def main() -> None:
         async with AsyncClient(store="memory:") as client:

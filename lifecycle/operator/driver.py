@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from playwright.async_api import Playwright, async_playwright
 
-from lifecycle.driver_process import has_ended, in_loop_time, start_driver
+from lifecycle.driver_process import has_ended, in_loop_time, start_async_driver
 from lifecycle.errors import ConnectionLost
 from lifecycle.logs import get_logger
 
@@ -40,7 +40,9 @@ class Driver:
         self._users.add(user)
         if self._starting is None or self.ended:
             self._manager = async_playwright()
-            self._starting = asyncio.get_running_loop().create_task(start_driver(self._manager), name="playwright")
+            self._starting = asyncio.get_running_loop().create_task(
+                start_async_driver(self._manager), name="playwright"
+            )
         starting = self._starting
         try:
             return await asyncio.shield(starting)
