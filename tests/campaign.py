@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import children
 from both_ways import FailingStore, eventually
+from cells import in_cell
 
 from lifecycle import AsyncClient, Client, LifecycleError, RecordKind
 from lifecycle.audit import Record
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CELLS",
+    "KILLED",
     "KILLS",
+    "TOKEN",
     "Cell",
     "Kill",
     "World",
@@ -210,7 +213,7 @@ class Kill:
 
 TOKEN: Final = "a-token-of-the-tests"
 
-_KILLED: Final = tuple(
+KILLED: Final = tuple(
     cell
     for edge in EDGES
     if edge.steps
@@ -225,7 +228,7 @@ KILLS: Final = tuple(
     Kill(cell, backend, again)
     for backend, agains in {"memory": ("", *SIDES), "service": ("", *SIDES), "local": ("",)}.items()
     for again in agains
-    for cell in _KILLED
+    for cell in KILLED
 )
 """In processes of their own, on a store in a file."""
 
@@ -242,11 +245,8 @@ def each_in_a_folder(cells: Sequence[T], folder: Path, live: Callable[[T, Path],
     for cell in cells:
         life = folder / "life"
         life.mkdir()
-        try:
+        with in_cell(cell):
             live(cell, life)
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
         shutil.rmtree(life)
 
 

@@ -107,10 +107,8 @@ class Cell:
     @property
     def possible(self) -> bool:
         """False where there is nothing to strike, or where the call that is struck is not the library's to end."""
-        if self.what == "driver":
-            # A page call that waits for a stopped driver is Playwright's own.
-            return not (self.how == "SIGSTOP" and self.when == "page call")
-        return True
+        # A page call that waits for a stopped driver is Playwright's own.
+        return (self.what, self.how, self.when) != ("driver", "SIGSTOP", "page call")
 
 
 CELLS: Final = tuple(

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import filelock  # noqa: F401 - what a save imports is imported before it is struck
 import platformdirs  # noqa: F401 - as filelock
+from cells import in_cell
 
 from lifecycle.cookies import Cookie, CookieFormat, read_cookie_file, save_cookie_file
 from lifecycle.errors import CookieSaveError
@@ -390,7 +391,7 @@ def killed(folder: Path, form: CookieFormat, situation: str, fault: str) -> Iter
             where = told.read()
         status = os.waitpid(pid, 0)[1]
         cell = f"{fault}, {form}, {situation}, at {where or 'no call'}"
-        try:
+        with in_cell(cell):
             clean = os.WIFEXITED(status)
             assert os.WEXITSTATUS(status) == 0 if clean else os.WTERMSIG(status) == signal.SIGKILL, status
             new = life.check_whole()
@@ -400,9 +401,6 @@ def killed(folder: Path, form: CookieFormat, situation: str, fault: str) -> Iter
             assert len(dead) <= 1, dead
             assert all(mode_of(life.file.parent / name) == 0o600 for name in dead), "all may read it"
             life.check_next(new=new)
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
         shutil.rmtree(folder / "life")
         yield cell
         if clean or fault == "half":
@@ -431,12 +429,9 @@ def failing(folder: Path, form: CookieFormat, situation: str, fault: str) -> Ite
 
         calls = Calls(strike)
         cell = f"{fault}, {form}, {situation}, at {points[number - 1] if number else 'no call'}"
-        try:
+        with in_cell(cell):
             _check_failed(life, calls, struck, fault)
             assert len(struck) >= bool(number), "it never struck"
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
         shutil.rmtree(folder / "life")
         points = points or calls.made
         yield cell

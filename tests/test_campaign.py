@@ -7,7 +7,7 @@ import os
 from collections import Counter
 
 import pytest
-from campaign import CELLS, FAULTS, KILLS, WRITES, each_in_a_folder, killed, live, pairs, slice_of
+from campaign import CELLS, FAULTS, KILLS, TOKEN, WRITES, each_in_a_folder, killed, live, pairs, slice_of
 from mutants import MUTANTS, ROOT, caught_by
 from server_rig import running
 from what_happens import table
@@ -80,7 +80,8 @@ def test_the_kills_are_made_from_the_table():
 def recovered(kills, folder, counted):
     """What the service knows is over too, at the end."""
     backend, lived = kills[0].backend, []
-    with running(adapter="memory", store="memory:") if backend == "service" else contextlib.nullcontext() as up:
+    served = running(token=TOKEN, adapter="memory", store="memory:")
+    with served if backend == "service" else contextlib.nullcontext() as up:
         service = up.url if up is not None else ""
         each_in_a_folder(kills, folder, lambda kill, life: killed(kill, life, service) and lived.append(kill))
         if up is not None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from both_ways import PATIENCE, eventually
 from campaign import by_attachment, replayed
+from cells import in_cell
 from striking import Swallowed
 from test_cancellation import Waits
 
@@ -553,11 +554,8 @@ def sweep(scene: str, how: str, times: int, folder: Path) -> list[Cell]:
     for nth in range(1, MOST):
         cell = Cell(scene, how, nth, times)
         (folder / str(nth)).mkdir()
-        try:
+        with in_cell(cell):
             life = Life(cell, folder / str(nth)).live()
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
         if not life.struck:
             return cells
         if life.struck == 2 or how not in (*TWICE, TIMED[2]):

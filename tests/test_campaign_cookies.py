@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cookie_faults
 import pytest
+from cells import in_cell
 from children import environment
 from cookie_faults import (
     COMMENT,
@@ -548,12 +549,9 @@ def test_a_damaged_file_is_refused_or_read_as_far_as_it_is_right(form, tmp_path,
         folder.mkdir()
         path = folder / damage.file
         path.write_bytes(damage.content)
-        try:
+        with in_cell(damage):
             check_read(damage, path)
             check_session(damage, path, client, adapter)
-        except BaseException as e:
-            e.add_note(f"cell: {damage}")
-            raise
         shutil.rmtree(folder)
     counted(DAMAGED, told)
 
@@ -623,11 +621,8 @@ def fuzzed(form: CookieFormat, seeds: range, folder: Path) -> list[str]:
     for seed in seeds:
         cell = f"{form}: bytes changed, seed {seed}"
         data = changed(sample(form, NAMES).encode(), random.Random(cell))
-        try:
+        with in_cell(cell):
             check_changed(data, path)
-        except BaseException as e:
-            e.add_note(f"cell: {cell}")
-            raise
         cells.append(cell)
     return cells
 

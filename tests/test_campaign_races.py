@@ -19,6 +19,7 @@ import children
 import pytest
 from both_ways import PATIENCE, eventually, in_threads
 from campaign import by_attachment, replayed
+from cells import in_cell
 from striking import Swallowed
 from test_campaign_cancelled import Suspending, scripted, story_of
 
@@ -298,15 +299,12 @@ def raced(seeds: range, counted: Callable[..., None]) -> None:
     for race in races:
         field = Field(race)
         before = len(supervisor()._tasks)
-        try:
+        with in_cell(race):
             with Swallowed(supervisor().thread.loop) as swallowed:
                 (run_sync if race.api == "sync" else run_async)(field)
                 eventually(lambda before=before: len(supervisor()._tasks) <= before, "a task of the supervisor is left")
             assert not swallowed.errors, "; ".join(swallowed.errors)
             field.check()
-        except BaseException as e:
-            e.add_note(f"race: {race}")
-            raise
     counted(PART, races)
 
 

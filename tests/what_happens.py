@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from campaign import CELLS, KILLS, Cell, Kill, World, killed, live, names_in, rescued
+from campaign import CELLS, KILLED, Cell, Kill, World, killed, live, names_in, rescued
 
 from lifecycle.states import Event, State, Step
 from lifecycle.stores import open_store
@@ -52,8 +52,7 @@ def cell_of(row: tuple[str, tuple[Event, str], str, str, Step | str], api: str) 
     """The cell of a row."""
     _, (event, story), fault, side, step = row
     key = (event, story, fault, side, step, api)
-    killed_in = [k.cell for k in KILLS if k == Kill(k.cell, "memory")]
-    (cell,) = (c for c in (*CELLS, *killed_in) if (c.edge.event, c.story, c.fault, c.side, c.step, c.api) == key)
+    (cell,) = (c for c in (*CELLS, *KILLED) if (c.edge.event, c.story, c.fault, c.side, c.step, c.api) == key)
     return cell
 
 
