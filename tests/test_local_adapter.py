@@ -954,9 +954,10 @@ def test_cookies_of_a_client_are_seen(jar, playwright, session, site):
         assert (kept.value, kept.http_only, kept.same_site) == ("ada", True, "Lax")
 
 
-def test_no_process_but_the_browser_holds_the_cookies(rig):
-    with rig.browser() as session:
-        rig.run(session.backend.set_cookies([]))
+def test_no_process_but_the_browser_holds_the_cookies(rig, playwright, site):
+    with rig.browser() as session, page_of(playwright, session) as page:
+        # A page that came over the network: whatever process loads and shows it is there now.
+        page.goto(f"{site.url}/login")
         kinds = {p["type"] for p in session.call("SystemInfo.getProcessInfo")["processInfo"]}
         assert {"browser", "renderer"} <= kinds
         assert not {kind for kind in kinds if "network" in kind.lower()}
