@@ -12,16 +12,19 @@ from types import MappingProxyType
 
 import orjson
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifecycle.audit import SCHEMA_VERSION, GuardResult, Record, RecordKind, StepOutcome, StepResult
+from lifecycle.audit import FIRST, SCHEMA_VERSION, GuardResult, Record, RecordKind, StepOutcome, StepResult
+from lifecycle.audit.canonical import canonical
 from lifecycle.states import CloseReason, Event, InFlight, State
 from lifecycle.testing.store_suite import a_record, the_end
 
+FIELDS = [field.name for field in dataclasses.fields(Record) if field.init]
 text = st.text(st.characters(codec="utf-8"))
 maybe_text = st.none() | text
-count = st.integers(0, 2**53)
+count = st.integers(0, 2**53 - 1)
 seconds = st.floats(allow_nan=False, allow_infinity=False)
 times = st.datetimes(
     min_value=datetime(1970, 1, 2), max_value=datetime(9999, 1, 1), timezones=st.just(UTC)  # noqa: DTZ001
@@ -57,9 +60,16 @@ records = st.builds(
     thread=text,
     host=text,
     labels=st.dictionaries(text, text),
+    principal=maybe_text,
     library=text,
     table=count,
+    prev=text,
 )  # fmt: skip
+
+
+def exact(digits):
+    """As a language reads it that has one kind of numbers."""
+    return int(digits) if abs(int(digits)) < 2**53 else float(digits)
 
 
 @given(records)
@@ -67,12 +77,15 @@ def test_a_record_comes_back_equal_and_with_its_types(record):
     raw = record.to_json()
     back = Record.from_json(raw)
     assert back == record
-    assert back.to_json() == raw  # the bytes that a chain of hashes will be built from
+    assert back.to_json() == raw  # the bytes that the chain of hashes is built from
+    assert dataclasses.replace(back, note=back.note).to_json() == raw  # also where they are made anew
     assert Record.from_json(raw.decode()) == record
-    for field in dataclasses.fields(Record):
-        assert type(getattr(back, field.name)) is type(getattr(record, field.name)), field.name
+    for field in FIELDS:
+        assert type(getattr(back, field)) is type(getattr(record, field)), field
     assert all(type(step.outcome) is StepOutcome for step in back.steps)
     assert json.loads(raw) == orjson.loads(raw)  # JSON for everybody, not only for the one that wrote it
+    assert rfc8785.dumps(json.loads(raw, parse_int=exact)) == raw
+    assert sorted(json.loads(raw)) == sorted(FIELDS)
 
 
 @given(records, st.randoms())
@@ -90,15 +103,19 @@ def test_the_bytes_of_a_record_are_these():
     """Written out by hand: a change of any byte breaks every chain of hashes, so it needs a new SCHEMA_VERSION."""
     record = a_record(7, 2, labels={"b": "2", "a": "ü"}, session_id=None, at=datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC))
     assert record.to_json().decode() == (
-        '{"kind":"intent","writer":"w","writer_seq":7,"attachment_id":"a","attachment_seq":2,"session_id":null,'
-        '"adapter":"memory","at":"2024-01-02T03:04:05Z","offset":0.7000000000000001,"event":"start",'
-        '"source":"not_started","dest":"active","in_flight":"start","cause":"caller","close_reason":null,"error":null,'
-        '"guards":[{"guard":"idle","held":true},{"guard":"no session_id","held":false}],'
-        '"steps":[{"step":"open_backend","outcome":"done","ms":12.5,"attempts":1,"error":null,"note":null},'
-        '{"step":"open_viewer","outcome":"failed","ms":0.1,"attempts":2,"error":"OSError","note":"no"}],'
-        '"counts":{"cookies_loaded":3},"note":"a look at the form","pid":42,"thread":"MainThread","host":"host",'
-        '"labels":{"a":"ü","b":"2"},"library":"1.0","table":1,"schema":1}'
+        '{"adapter":"memory","at":"2024-01-02T03:04:05.000000Z","attachment_id":"a","attachment_seq":2,"cause":"caller",'
+        '"close_reason":null,"counts":{"cookies_loaded":3},"dest":"active","error":null,"event":"start",'
+        '"guards":[{"guard":"idle","held":true},{"guard":"no session_id","held":false}],"host":"host",'
+        '"in_flight":"start","kind":"intent","labels":{"a":"ü","b":"2"},"library":"1.0","note":"a look at the form",'
+        '"offset":0.7000000000000001,"pid":42,'
+        '"prev":"0000000000000000000000000000000000000000000000000000000000000000","principal":null,"schema":2,'
+        '"session_id":null,"source":"not_started","steps":['
+        '{"attempts":1,"error":null,"ms":12.5,"note":null,"outcome":"done","step":"open_backend"},'
+        '{"attempts":2,"error":"OSError","ms":0.1,"note":"no","outcome":"failed","step":"open_viewer"}],'
+        '"table":1,"thread":"MainThread","writer":"w","writer_seq":7}'
     )
+    # printf '\\0%s' "$BYTES" | sha256sum
+    assert record.hash.hex() == "062b89c9d7177cc255e59dd9afb5246850bc5c522a5c43bfb04430609502cfb8"
 
 
 def test_the_bytes_do_not_depend_on_the_process():
@@ -133,8 +150,48 @@ def test_another_schema_is_refused(schema):
     fields["schema"] = schema
     if schema == "absent":
         del fields["schema"]
-    with pytest.raises(ValueError, match=rf"schema .* unknown.*reads {SCHEMA_VERSION}"):
+    with pytest.raises(ValueError, match=rf"schema .* unknown.*reads 1 to {SCHEMA_VERSION}"):
         Record.from_json(json.dumps(fields))
+
+
+def test_a_record_of_the_first_schema_is_read_and_its_bytes_kept():
+    """As version 0.0 wrote it: its bytes are not those that this version would make of it."""
+    raw = (
+        b'{"kind":"intent","writer":"w","writer_seq":7,"attachment_id":"a","attachment_seq":2,"session_id":null,'
+        b'"adapter":"memory","at":"2024-01-02T03:04:05Z","offset":2.0,"event":"start",'
+        b'"source":"not_started","dest":"active","in_flight":"start","cause":"caller","close_reason":null,"error":null,'
+        b'"guards":[{"guard":"idle","held":true}],"steps":[],"counts":{},"note":null,"pid":42,"thread":"MainThread",'
+        b'"host":"host","labels":{"b":"2","a":"1"},"library":"1.0","table":1,"schema":1}'
+    )
+    record = Record.from_json(raw)
+    assert (record.schema, record.prev, record.principal, record.offset) == (1, FIRST, None, 2.0)
+    assert record.to_json() == raw
+    with pytest.raises(ValueError, match="writes records of schema 2 and not 1"):
+        dataclasses.replace(record, note="another").to_json()
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | text
+        | st.integers(-(2**53) + 1, 2**53 - 1)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.floats(1e-8, 1e-2)
+        | st.floats(1e14, 1e22),
+        lambda inner: st.lists(inner) | st.dictionaries(text, inner),
+    )
+)
+def test_canonical_json_is_that_of_others(value):
+    assert canonical(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("value", [2**53, -(2**53), float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_not_every_language_has_are_refused(value):
+    with pytest.raises(ValueError, match=str(value)):
+        canonical({"a": [value]})
+    with pytest.raises(rfc8785.CanonicalizationError):
+        rfc8785.dumps({"a": [value]})
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff"])
@@ -143,7 +200,7 @@ def test_what_is_no_record_is_refused(raw):
         Record.from_json(raw)
 
 
-@given(st.sampled_from([field.name for field in dataclasses.fields(Record) if field.name != "schema"]))
+@given(st.sampled_from([name for name in FIELDS if name != "schema"]))
 def test_a_record_with_a_field_missing_or_wrong_is_refused(name):
     fields = json.loads(the_end().to_json())
     enums = {"kind", "event", "source", "dest", "in_flight", "close_reason"}

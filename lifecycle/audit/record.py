@@ -4,24 +4,30 @@ Rule: write order is a durable `intent`, the side effects, then `commit`; reject
 too. A record holds names, counts, times and error classes. Values of cookies, keys, tokens and CDP paths, and the
 texts of foreign errors, never enter one.
 
-A record is stored as the exact bytes of `Record.to_json`. Those bytes, `writer` and `writer_seq` are what a hash
-chain over the log will be built from.
+A record is stored as the exact bytes of `Record.to_json`, canonical JSON (RFC 8785). Each holds the hash of the record
+before it of its writer, so the records of a writer are a chain: none can be changed, left out or put elsewhere without
+a trace in all that follow.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import orjson
 
+from lifecycle.audit.canonical import prepared
+from lifecycle.audit.merkle import leaf_hash
 from lifecycle.states import TABLE_VERSION, CloseReason, Event, InFlight, State
 
-SCHEMA_VERSION: Final = 1
-"""The version of the record's own shape."""
+SCHEMA_VERSION: Final = 2
+"""The version of the record's own shape. The first had neither `prev` nor `principal`, and was not canonical JSON."""
+
+FIRST: Final = "0" * 64
+"""What stands in `prev` of a writer's first record."""
 
 
 class RecordKind(enum.StrEnum):
@@ -98,6 +104,8 @@ class Record:
         kind: What the record says.
         writer: The writer's id: one supervisor on one store.
         writer_seq: Contiguous per writer, from 1.
+        prev: The hash of the writer's record before this one, in hex: SHA-256 over a zero byte and its bytes, as for a
+            leaf in RFC 6962. For its first, and in schema 1, `FIRST`.
         attachment_id: The attachment this is about.
         attachment_seq: Contiguous per attachment, from 1.
         session_id: The session; None when it has no id yet.
@@ -119,6 +127,7 @@ class Record:
         pid: Process that wrote this.
         thread: Name of the thread or task that caused it.
         host: Host name.
+        principal: Whom the session acts for, as the program says that made it, or None.
         labels: The session's labels.
         library: Version of this library.
         table: Version of the table (`lifecycle.states.TABLE_VERSION`).
@@ -148,10 +157,13 @@ class Record:
     pid: int = 0
     thread: str = ""
     host: str = ""
+    principal: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     library: str = ""
     table: int = TABLE_VERSION
     schema: int = SCHEMA_VERSION
+    prev: str = FIRST
+    _body: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def opens(self) -> bool:
@@ -164,19 +176,74 @@ class Record:
         ends = self.kind in (RecordKind.COMMIT, RecordKind.RECOVERED) and self.dest.terminal
         return ends and not self.source.terminal
 
+    @property
+    def hash(self) -> bytes:
+        """The hash of its bytes, 32 bytes: what the next record's `prev` says in hex."""
+        return leaf_hash(self.to_json())
+
     def to_json(self) -> bytes:
-        """The bytes that are stored: compact JSON, fields in the order above, keys of mappings sorted, times in UTC.
+        """The bytes that are stored: canonical JSON, times in UTC to the microsecond; those it was read from, if any.
 
         Raises:
-            ValueError: `at` has no time zone.
-            TypeError: A text holds half a surrogate pair, or a number needs more than 64 bits.
+            ValueError: `at` has no time zone, a number is not finite or 2**53 or more, or it has an older schema.
+            TypeError: A text holds half a surrogate pair.
         """
+        if self._body is None:
+            object.__setattr__(self, "_body", self._encode())  # its fields never change
+        assert self._body is not None  # noqa: S101 - for the type checkers
+        return self._body
+
+    def _encode(self) -> bytes:
         if self.at.tzinfo is None:
             msg = f"the time of a record needs a time zone: {self.at!r}"
             raise ValueError(msg)
-        record = self if self.at.tzinfo is UTC else replace(self, at=self.at.astimezone(UTC))
-        # default=dict: orjson knows no other mapping than dict, such as a mapping proxy.
-        return orjson.dumps(record, default=dict, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z)
+        if self.schema != SCHEMA_VERSION:
+            msg = f"this version writes records of schema {SCHEMA_VERSION} and not {self.schema}"
+            raise ValueError(msg)
+        # The keys are in canonical order here, and all but these three are in canonical form: twice as fast.
+        return orjson.dumps(
+            {
+                "adapter": self.adapter,
+                "at": f"{self.at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z",
+                "attachment_id": self.attachment_id,
+                "attachment_seq": self.attachment_seq,
+                "cause": self.cause,
+                "close_reason": self.close_reason,
+                "counts": prepared(self.counts),
+                "dest": self.dest,
+                "error": self.error,
+                "event": self.event,
+                "guards": [{"guard": g.guard, "held": g.held} for g in self.guards],
+                "host": self.host,
+                "in_flight": self.in_flight,
+                "kind": self.kind,
+                "labels": prepared(self.labels),
+                "library": self.library,
+                "note": self.note,
+                "offset": prepared(self.offset),
+                "pid": self.pid,
+                "prev": self.prev,
+                "principal": self.principal,
+                "schema": self.schema,
+                "session_id": self.session_id,
+                "source": self.source,
+                "steps": [
+                    {
+                        "attempts": s.attempts,
+                        "error": s.error,
+                        "ms": prepared(s.ms),
+                        "note": s.note,
+                        "outcome": s.outcome,
+                        "step": s.step,
+                    }
+                    for s in self.steps
+                ],
+                "table": self.table,
+                "thread": self.thread,
+                "writer": self.writer,
+                "writer_seq": self.writer_seq,
+            }
+        )
 
     @classmethod
     def from_json(cls, raw: bytes | str) -> Self:
@@ -187,8 +254,8 @@ class Record:
         """
         d: Any = orjson.loads(raw)
         schema = d.get("schema") if isinstance(d, dict) else None
-        if schema != SCHEMA_VERSION:
-            msg = f"record schema {schema!r} is unknown to this version, which reads {SCHEMA_VERSION}"
+        if schema not in (1, SCHEMA_VERSION):
+            msg = f"record schema {schema!r} is unknown to this version, which reads 1 to {SCHEMA_VERSION}"
             raise ValueError(msg)
         try:
             reason = d["close_reason"]
@@ -201,9 +268,14 @@ class Record:
                 in_flight=InFlight(d["in_flight"]),
                 close_reason=CloseReason(reason) if reason is not None else None,
                 guards=tuple(GuardResult(**g) for g in d["guards"]),
-                steps=tuple(StepResult(**{**s, "outcome": StepOutcome(s["outcome"])}) for s in d["steps"]),
+                steps=tuple(
+                    StepResult(**{**s, "outcome": StepOutcome(s["outcome"]), "ms": float(s["ms"])}) for s in d["steps"]
+                ),
+                offset=float(d["offset"]),
             )
-            return cls(**d)
+            record = cls(**d)
         except (KeyError, TypeError) as e:
-            msg = f"this is no record of schema {SCHEMA_VERSION}: {type(e).__name__}: {e}"
+            msg = f"this is no record of schema {schema}: {type(e).__name__}: {e}"
             raise ValueError(msg) from e
+        object.__setattr__(record, "_body", raw.encode() if isinstance(raw, str) else bytes(raw))
+        return record
