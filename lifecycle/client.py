@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack, cast
 
 from lifecycle.attachment import Attachment, SessionStatus
+from lifecycle.audit.notes import Checkpoints, make_publisher
 from lifecycle.config import (
     SessionKwargs,
     SessionOptions,
@@ -113,6 +114,7 @@ class BaseClient:
         store: str | Store | None = None,
         clock: Clock | None = None,
         reap_on_start: bool = True,
+        checkpoints: Checkpoints | str | os.PathLike[str] | Callable[[str], object] | None = None,
     ) -> None:
         if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
             raise ConfigError(option="clock", value=clock, allowed="an object with monotonic, utcnow and call_at")
@@ -121,6 +123,7 @@ class BaseClient:
         self._store = store
         self._clock = clock
         self._reap_on_start = check_flag("reap_on_start", reap_on_start)
+        self._publisher = make_publisher(checkpoints)
         self._kept: dict[str, Session | AsyncSession] = {}
         self._hooks: list[Hook] = []
         self._core_now = self._new_core()
@@ -128,10 +131,10 @@ class BaseClient:
     def _new_core(self) -> ClientCore:
         core = ClientCore(supervisor(), self._adapter, self._clock, owns_adapter=self._owns_adapter)
         core.client = weakref.ref(self)
-        store, reap = self._store, self._reap_on_start
+        store, reap, publisher = self._store, self._reap_on_start, self._publisher
 
         async def opening(_: Caller) -> None:
-            await core.open(store, reap=reap)
+            await core.open(store, reap=reap, publisher=publisher)
 
         self._abandon = weakref.finalize(self, _abandon, core)  # before the store is opened: it closes that too
         self._abandon.atexit = False  # at exit the supervisor ends what is active
@@ -254,9 +257,13 @@ class Client(BaseClient):
         clock: Time, for tests; see `lifecycle.testing.ManualClock`.
         reap_on_start: Look, in the background, for sessions of this adapter in the store whose owner has ended, and
             release and end them, as `Sessions.reap` does.
+        checkpoints: A file that checkpoints of the log are appended to, every minute, every 1,000 records and at the
+            end; a function that is called with each, as text, on a worker thread; or `lifecycle.audit.Checkpoints`, to
+            have them signed. By default the file that ``LIFECYCLE_CHECKPOINTS`` of the environment names, signed with
+            the key in ``LIFECYCLE_CHECKPOINT_KEY`` where there is one, else none.
 
     Raises:
-        ConfigError: The adapter is unknown, or the store can't be opened.
+        ConfigError: The adapter is unknown, the store can't be opened, or checkpoints can't go where they should.
     """
 
     @property

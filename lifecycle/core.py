@@ -38,6 +38,7 @@ from lifecycle.steps import HookStruck
 if TYPE_CHECKING:
     from lifecycle.actions import Action, ActionResult, Observation, ObserveRequest, Scrape, ScrapeRequest
     from lifecycle.audit import Record
+    from lifecycle.audit.notes import Publisher
     from lifecycle.callers import Caller
     from lifecycle.client import BaseClient
     from lifecycle.control import GuestBackend
@@ -134,6 +135,7 @@ class ClientCore:
         """What operations on pages may do beyond the page."""
         self.closed = False
         self._reaping: asyncio.Task[list[SessionStatus]] | None = None
+        self._publisher: Publisher | None = None
         """What the start of the client found left behind, until it was told of."""
         self._life = asyncio.Lock()  # a loop of the supervisor's own, never a caller's
         self.flow = Flow(self)
@@ -149,8 +151,8 @@ class ClientCore:
         for module in (*_NEEDED, *(("lifecycle.gateway",) if "pages" in self.adapter.capabilities else ())):
             importlib.import_module(module)
 
-    async def open(self, store: str | Store | None, *, reap: bool = False) -> None:
-        """Open the store and begin to write; not when `close` came first.
+    async def open(self, store: str | Store | None, *, reap: bool = False, publisher: Publisher | None = None) -> None:
+        """Open the store and begin to write; not when `close` came first. Checkpoints of its log go to `publisher`.
 
         With `reap`, sessions that others left behind are ended meanwhile; nobody waits for it.
         """
@@ -158,6 +160,9 @@ class ClientCore:
         async with self._life:
             if not self.closed:
                 await self._open(store)
+                if publisher is not None:
+                    self._publisher = publisher
+                    self.journal.publishers.append(publisher)
                 if reap:
                     self._reaping = self.supervisor.spawn(self._reap(dry_run=False), "reap")
                     self._reaping.add_done_callback(self._reaped)
@@ -182,6 +187,7 @@ class ClientCore:
                 as_writer=self.supervisor.owner.writer,
                 on_record=self.supervisor_record,
                 on_late=self.supervisor_late,
+                on_trouble=self.supervisor.log_event,
             )
             opened.journals[id(self.clock)] = journal
         self.journal = journal
@@ -282,7 +288,11 @@ class ClientCore:
                 await self.adapter.aclose()
             except Exception as e:  # noqa: BLE001 - a foreign adapter may raise anything; the store is closed all the same
                 troubles.append(e)
+        if self._publisher is not None and opened.users > 1:
+            await self.journal.checkpoint()  # others go on with this log, and what this client wrote is told now
         await self.supervisor.close_store(opened)
+        if self._publisher is not None:
+            self.journal.publishers.remove(self._publisher)
         if (lost := self.journal.lost()) is not None and not any(isinstance(t, AuditError) for t in troubles):
             troubles.append(lost)
         return troubles

@@ -375,6 +375,7 @@ class Supervisor:
         for opened in list(self._stores.values()):
             for journal in opened.journals.values():
                 await journal.flushed()
+                await journal.checkpoint()
         await self.logs_flushed()
 
     def stop_everything(self, done: Callable[[bool], None]) -> None:

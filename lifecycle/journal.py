@@ -1,8 +1,9 @@
 """The way into the audit log: numbers records, writes them in groups, keeps what the store refuses.
 
 Rule: a record gets its number in the tick in which the event is decided, so the order of the log is the order of the
-decisions. Nothing is acknowledged before it is durable. What can't be written stays first in line, is kept in a
-rescue file meanwhile, and goes in with the next write that succeeds, so no number is ever missing.
+decisions, and names the hash of the record before it. Nothing is acknowledged before it is durable. What can't be
+written stays first in line, is kept in a rescue file meanwhile, and goes in with the next write that succeeds, so no
+number is ever missing. To a log that is found damaged nothing is added.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from lifecycle.audit import Record, RecordKind, StepResult
-from lifecycle.errors import StoreError
+from lifecycle.audit import FIRST, Record, RecordKind, StepResult
+from lifecycle.audit.register import Maker, advance, announce
+from lifecycle.errors import ChainBroken, StoreError
 from lifecycle.identity import host_name
 from lifecycle.loops import SerialWorker
 from lifecycle.spill import Spilled, keep
@@ -27,12 +29,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from lifecycle.audit.notes import Publisher
+    from lifecycle.audit.register import Tip
     from lifecycle.ports import Clock, SessionRow, Store, Writer
 
-__all__ = ["LEASE_SECONDS", "Journal", "library_version"]
+__all__ = ["CHECKPOINT_RECORDS", "CHECKPOINT_SECONDS", "LEASE_SECONDS", "Journal", "library_version"]
 
 LEASE_SECONDS: Final = 60.0
 """For how long a process is taken to live after it last said so; it says so three times as often."""
+
+CHECKPOINT_SECONDS: Final = 60.0
+"""After so long at most what has been written is in the register, and a checkpoint of it handed out."""
+
+CHECKPOINT_RECORDS: Final = 1000
+"""... and after so many records."""
 
 
 def library_version() -> str:
@@ -63,6 +73,7 @@ class Journal:
         on_record: Called for each record as soon as it is durable or rescued.
         on_late: Called for each attachment of which records were spilled and are in the store now: with the last record
             of it so far, and how many were spilled.
+        on_trouble: Called with the name of an event and its fields, where something went wrong that nobody is told.
     """
 
     def __init__(
@@ -74,6 +85,7 @@ class Journal:
         as_writer: Callable[[str, datetime], Writer],
         on_record: Callable[[Record], None] | None = None,
         on_late: Callable[[Record, int], None] | None = None,
+        on_trouble: Callable[..., None] = lambda _event, **_fields: None,
     ) -> None:
         self.store = store
         self.writer = uuid.uuid4().hex
@@ -87,7 +99,19 @@ class Journal:
         self._worker = worker
         self._on_record = on_record
         self._on_late = on_late
+        self._on_trouble = on_trouble
         self._seq = 0
+        self._last = FIRST
+        """The hash of the record with that number, in hex."""
+        self._written = (0, FIRST)
+        """The same of the last record that the store has taken."""
+        self.publishers: list[Publisher] = []
+        """Who hands out the checkpoints of this log."""
+        self._damage: ChainBroken | None = None
+        self._covered = 0
+        """The last number that the register covers."""
+        self._due = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
         self._queue: list[_Pending] = []
         self._stuck: list[_Pending] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -97,12 +121,12 @@ class Journal:
 
     def record(self, **fields: Any) -> Record:  # noqa: ANN401 - the fields of Record that the caller knows
         """A record with the writer's next number. It must be passed to `append` in the same tick."""
-        self._seq += 1
         fields["thread"] = _writable(fields.get("thread", ""))
         fields["steps"] = tuple(_writable_step(step) for step in fields.get("steps", ()))
-        return Record(
+        record = Record(
             writer=self.writer,
-            writer_seq=self._seq,
+            writer_seq=self._seq + 1,
+            prev=self._last,
             at=self._clock.utcnow(),
             offset=round(self._clock.monotonic() - self._began, 6),
             pid=os.getpid(),
@@ -110,6 +134,9 @@ class Journal:
             library=self._version,
             **fields,
         )
+        self._last = record.hash.hex()  # first: where it has no JSON form it takes no number either
+        self._seq += 1
+        return record
 
     def append(self, *records: Record, row: SessionRow | None = None) -> asyncio.Future[None]:
         """Queue records, and the ledger row as it is now, for the next group write.
@@ -141,9 +168,11 @@ class Journal:
             await self.flushed()
         self._closed = True
         await self.flushed()
-        if self._renewal is not None:
-            self._renewal.cancel()
-            await asyncio.wait({self._renewal})
+        for task in (self._renewal, self._keeper):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        await self.checkpoint()
 
     async def flushed(self) -> None:
         """Wait until everything queued so far was written or refused."""
@@ -166,6 +195,68 @@ class Journal:
             with contextlib.suppress(StoreError):  # the next write tells of a store that fails, and the next turn tries
                 await self._worker.run(self._renew)
 
+    async def _keep_checkpoints(self) -> None:
+        """Enter in the register what has been written: after so many records, and after so long."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECKPOINT_SECONDS):
+                    await self._due.wait()
+            self._due.clear()
+            await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Enter what all writers have written in the register, and hand out the checkpoint.
+
+        What goes wrong is told to `on_trouble`: the records are safe, and the next turn tries again.
+        """
+        if not self._known:
+            return  # this process has written nothing, so others look after it
+        try:
+            tip = await self._worker.run(self._advance)
+        except ChainBroken as e:
+            self._damage = e
+            self._on_trouble("lifecycle.log_damaged", store=self.store.url, seq=e.seq, why=str(e))
+            return
+        except StoreError as e:
+            self._on_trouble("lifecycle.checkpoint_failed", store=self.store.url, why=str(e))
+            return
+        for publisher in list(self.publishers):
+            try:
+                await self._worker.run(publisher.publish, tip)
+            except Exception as e:  # noqa: BLE001 - a function of the user's may raise anything
+                self._on_trouble("lifecycle.checkpoint_not_published", error=type(e).__name__, size=tip.size)
+
+    def _advance(self) -> Tip:
+        seq, last = self._written
+        closing = self._closed and not self._stuck and self._damage is None
+        while True:
+            tip, more = advance(self.store, self._maker(), self._clock.utcnow(), closing=closing, own=(seq, last))
+            if not more:
+                self._covered = seq
+                return tip
+
+    def _maker(self) -> Maker:
+        return Maker(self.writer, host_name(), os.getpid(), self._version)
+
+    async def announce(self, writers: Sequence[str]) -> None:
+        """Enter writers in the register, whose records are about to be written for them.
+
+        Raises:
+            StoreError: The store failed, or the log is damaged.
+        """
+        await self._worker.run(self._announce, writers)
+
+    def _announce(self, writers: Sequence[str]) -> None:
+        try:
+            announce(self.store, writers, self._maker(), self._clock.utcnow())
+        except ChainBroken as e:
+            self._damage = e
+            raise self._refusal(e) from e
+
+    def _refusal(self, damage: ChainBroken) -> StoreError:
+        message = f"the log in {self.store.url} is damaged, so nothing is added to it: {damage}"
+        return StoreError(message, store=self.store.url)
+
     def _me(self) -> Writer:
         return self._as_writer(self.writer, datetime.now(UTC))
 
@@ -173,10 +264,15 @@ class Journal:
         self.store.renew(self._me())
 
     def _write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
+        if self._damage is not None:
+            raise self._refusal(self._damage) from self._damage
         if not self._known:
             self._renew()
+            self._announce([self.writer])
             self._known = True
         self.store.write(records, rows)
+        if records:
+            self._written = (records[-1].writer_seq, records[-1].hash.hex())
 
     async def _flush(self) -> None:
         while self._queue:
@@ -193,6 +289,10 @@ class Journal:
                 error = StoreError(f"the store raised {type(e).__name__}", store=self.store.url)
                 error.__cause__ = e
             if error is None:
+                if self._keeper is None and not self._closed:
+                    self._keeper = asyncio.get_running_loop().create_task(self._keep_checkpoints())
+                if self._written[0] - self._covered >= CHECKPOINT_RECORDS:
+                    self._due.set()
                 late, self._stuck = [r for p in self._stuck for r in p.records], []
                 if self._rescue is not None:
                     await self._worker.run(_remove, self._rescue)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from lifecycle.audit import Record
 from lifecycle.states import CloseReason, State
@@ -620,9 +620,41 @@ class Writer:
     renewed_at: datetime
 
 
+class Stored(NamedTuple):
+    """A record as a store keeps it: its bytes, and what the store finds it by.
+
+    Attributes:
+        number: Its number in the store.
+        writer: As in the record; so are those that follow.
+        writer_seq: ...
+        attachment_id: ...
+        attachment_seq: ...
+        session_id: ...
+        kind: ...
+        event: ...
+        source: ...
+        dest: ...
+        hash: `Record.hash` when it was written; None for a record of schema 1.
+        body: The bytes of the record.
+    """
+
+    number: int
+    writer: str
+    writer_seq: int
+    attachment_id: str
+    attachment_seq: int
+    session_id: str | None
+    kind: str
+    event: str
+    source: str
+    dest: str
+    hash: bytes | None
+    body: bytes
+
+
 @runtime_checkable
 class Store(Protocol):
-    """Where records and ledger rows are kept.
+    """Where records and ledger rows are kept, and the register that proves them (`lifecycle.audit.register`).
 
     All methods block and are called from one worker thread at a time; none is called on an event loop.
     """
@@ -657,6 +689,29 @@ class Store(Protocol):
         """Records with their number in the store, oldest first, numbered above `after`.
 
         With `newest`, the last `limit` of them (still oldest first).
+        """
+        ...
+
+    def stored(self, *, writer: str | None = None, after: int = 0, limit: int | None = None) -> Sequence[Stored]:
+        """Records as they are kept, none of them looked into, by their number in the store, above `after`.
+
+        With `writer`, those of one writer; `after` is a `writer_seq` then, and so is their order.
+        """
+        ...
+
+    def register(self, *, after: int = 0, limit: int | None = None) -> Sequence[tuple[int, bytes, bytes]]:
+        """Entries of the register, in their order, numbered above `after`: number, hash when written, and bytes."""
+        ...
+
+    def last_entry(self, writer: str | None = None) -> bytes | None:
+        """The last entry of the register, or the last about one writer; None where there is none."""
+        ...
+
+    def enter(self, entries: Sequence[tuple[str | None, bytes]], *, after: int) -> bool:
+        """Add entries to the register, each with the writer that it is about: all or nothing, durable on return.
+
+        Returns:
+            False where the last entry has not the number `after`: another process was faster, and nothing was added.
         """
         ...
 

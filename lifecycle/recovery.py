@@ -327,6 +327,7 @@ async def _write_late(core: ClientCore, path: Path, spilled: Spilled) -> bool:
         told = {(r.writer, r.writer_seq) for a in late for r in await _told(core, a)}  # it may have ended before it
         records = [r for r in spilled.records if (r.writer, r.writer_seq) not in told]  # could remove its file
         if records:
+            await core.journal.announce(sorted({r.writer for r in records}))
             await core.read(lambda s: s.write(records, spilled.rows))
             for attachment_id, number in late.items():
                 last = (await _told(core, attachment_id))[-1]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Spilled", "keep", "kept", "read"]
 
 _NAME: Final = "lifecycle-records-{}.jsonl"
+_RECORD: Final = b'{"record":'
 _TIMES: Final = ("created_at", "closed_at", "last_accessed_at", "held_until")
 
 
@@ -56,7 +57,7 @@ def keep(spilled: Spilled) -> Path | None:
     """Write a rescue file, in place of an earlier one of the same writer; None where none can be written. Blocks."""
     head = {"store": spilled.store, "writer": asdict(spilled.writer)}
     lines = [orjson.dumps(head)]
-    lines += [b'{"record":' + record.to_json() + b"}" for record in spilled.records]
+    lines += [_RECORD + record.to_json() + b"}" for record in spilled.records]
     lines += [b'{"row":' + orjson.dumps(row, default=dict) + b"}" for row in spilled.rows]
     for folder in _folders():
         path = folder / _NAME.format(spilled.writer.writer)
@@ -98,14 +99,17 @@ def read(path: Path) -> Spilled:
         ValueError: It is no rescue file of a version that this one reads.
         OSError: It can't be read.
     """
-    head, *lines = map(orjson.loads, path.read_bytes().splitlines())
+    first, *raw = path.read_bytes().splitlines()
+    head = orjson.loads(first)
+    lines = [orjson.loads(line) for line in raw if not line.startswith(_RECORD)]
     try:
         writer = Writer(**{**head["writer"], "renewed_at": datetime.fromisoformat(head["writer"]["renewed_at"])})
         return Spilled(
             store=head["store"],
             writer=writer,
-            records=[Record.from_json(orjson.dumps(line["record"])) for line in lines if "record" in line],
-            rows=[_row(line["row"]) for line in lines if "row" in line],
+            # Cut out and not made anew: their bytes are what hashes were taken of.
+            records=[Record.from_json(line[len(_RECORD) : -1]) for line in raw if line.startswith(_RECORD)],
+            rows=[_row(line["row"]) for line in lines],
         )
     except (KeyError, TypeError) as e:
         msg = f"{path} is no rescue file: {type(e).__name__}: {e}"

@@ -119,17 +119,22 @@ REST = "session_id, kind, event, source, dest, at"
         "DELETE FROM records",
         "INSERT OR REPLACE INTO records SELECT * FROM records WHERE id = 1",
         # a used id, a second end, a gap
-        f"INSERT OR REPLACE INTO records SELECT 1, 'v', 1, 'b', 1, {REST}, 0, body FROM records WHERE id = 2",
-        f"INSERT OR REPLACE INTO records SELECT NULL, 'v', 1, 'a', 3, {REST}, 1, body FROM records WHERE id = 2",
-        f"INSERT INTO records SELECT NULL, 'v', 2, 'b', 1, {REST}, 0, body FROM records WHERE id = 1",
+        f"INSERT OR REPLACE INTO records SELECT 1, 'v', 1, 'b', 1, {REST}, 0, body, hash FROM records WHERE id = 2",
+        f"INSERT OR REPLACE INTO records SELECT NULL, 'v', 1, 'a', 3, {REST}, 1, body, hash FROM records WHERE id = 2",
+        f"INSERT INTO records SELECT NULL, 'v', 2, 'b', 1, {REST}, 0, body, hash FROM records WHERE id = 1",
+        "UPDATE register SET body = x'00'",
+        "DELETE FROM register WHERE seq = 2",
+        "INSERT OR REPLACE INTO register SELECT * FROM register WHERE seq = 1",
+        "INSERT INTO register SELECT 4, writer, hash, body FROM register WHERE seq = 1",
     ],
 )
 def test_the_database_refuses_change_and_deletion_by_anybody(store, path, statement):
     store.write([a_record(1, 1), the_end(2, 2)], [])
-    before = store.records()
+    assert store.enter([(None, b"one"), ("w", b"two")], after=0)
+    before = (store.stored(), store.register())
     with closing(sqlite3.connect(path)) as db, pytest.raises(sqlite3.IntegrityError):
         db.execute(statement)
-    assert store.records() == before
+    assert (store.stored(), store.register()) == before
 
 
 def test_it_is_durable_in_wal_mode(store, path):
@@ -193,6 +198,8 @@ def test_a_database_of_an_older_schema_is_brought_up(store, path):
         db.execute("DROP TABLE open_attachments")
         db.execute("DROP TABLE writers")
         db.execute("ALTER TABLE sessions DROP COLUMN held_until")
+        db.execute("ALTER TABLE records DROP COLUMN hash")
+        db.execute("DROP TABLE register")
         db.execute("PRAGMA user_version=1")
     for _ in range(2):
         with closing(SQLiteStore(path)) as again:

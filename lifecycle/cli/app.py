@@ -67,7 +67,9 @@ app = _app(
     epilog=_EXITS + "\n\nLIFECYCLE_DEBUG=1 adds the traceback to an error. NO_COLOR=1 turns colours off.",
 )
 sessions = _app("List, show, stop and reap sessions.\n\nThose of a store, whichever process runs them.")
-audit = _app("Read the transition log.\n\nWhat happened to each session, when, and why.")
+audit = _app(
+    "Read and check the transition log.\n\nWhat happened to each session, when, and why; and proof that it is so."
+)
 app.add_typer(sessions, name="sessions")
 app.add_typer(audit, name="audit")
 
@@ -350,6 +352,127 @@ def audit_log(
     from lifecycle.cli.stored import audit_log as print_log  # noqa: PLC0415
 
     print_log(session_id, limit=limit, store=store, as_json=as_json)
+
+
+CheckpointsOption = Annotated[
+    Path | None,
+    typer.Option("--checkpoints", metavar="FILE", help="Checkpoints that were kept elsewhere, to hold it against."),
+]
+KeysOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key",
+        metavar="KEY",
+        help="Ask for a signature by this key: the log's, as `lifecycle audit key` prints it, or a witness's. Repeat "
+        "it for more.",
+    ),
+]
+OriginOption = Annotated[
+    str | None,
+    typer.Option("--origin", metavar="NAME", help="The name of the log in checkpoints, where it was given one."),
+]
+
+
+@audit.command(
+    "verify",
+    epilog=_examples(
+        "lifecycle audit verify",
+        "lifecycle audit verify --checkpoints checkpoints.txt --key lifecycle/3f2a...+8c1d...+AZ1x...",
+    )
+    + "\n\n"
+    + _EXITS,
+)
+def audit_verify(
+    checkpoints: CheckpointsOption = None,
+    key: KeysOption = None,
+    session_id: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="ID", help="Check only this session, and the chains of those who wrote about it."
+        ),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that the log is whole and unchanged; exit code 1 when it is not.
+
+    Looks at every byte, hash and sequence, and at the path of each session through the table of states. Names the first
+    record that is wrong, and why. Whoever can write to the store could make all of it anew; only a checkpoint that was
+    kept elsewhere shows that.
+    """
+    from lifecycle.cli.auditing import verify_log  # noqa: PLC0415
+
+    _exit(verify_log(checkpoints=checkpoints, keys=key or [], session_id=session_id, store=store, as_json=as_json))
+
+
+@audit.command(
+    "prove",
+    epilog=_examples(
+        "lifecycle audit prove 3f2a91bc -o proof.json",
+        "lifecycle audit prove 3f2a91bc -o proof.json --checkpoints checkpoints.txt --sign-with key.pem",
+    )
+    + "\n\n"
+    + _EXITS,
+)
+def audit_prove(
+    session_id: SessionArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; by default stdout.")
+    ] = None,
+    checkpoints: CheckpointsOption = None,
+    sign_with: Annotated[
+        Path | None, typer.Option("--sign-with", metavar="FILE", help="The private key to sign its checkpoint with.")
+    ] = None,
+    origin: OriginOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Prove one session: its records, and what shows that they are in the log, without any others.
+
+    The file is checked offline, by `lifecycle audit verify-proof` or any program that knows RFC 6962.
+    """
+    from lifecycle.cli.auditing import make_proof  # noqa: PLC0415
+
+    make_proof(session_id, output=output, checkpoints=checkpoints, sign_with=sign_with, origin=origin, store=store)
+
+
+@audit.command(
+    "verify-proof",
+    epilog=_examples(
+        "lifecycle audit verify-proof proof.json --checkpoints checkpoints.txt",
+        "lifecycle audit verify-proof proof.json --key lifecycle/3f2a...+8c1d...+AZ1x...",
+    )
+    + "\n\n"
+    + _EXITS,
+)
+def audit_verify_proof(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The proof.")],
+    checkpoints: CheckpointsOption = None,
+    key: KeysOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a proof offline; exit code 1 when it does not hold.
+
+    Without a checkpoint that was kept elsewhere, or the key of the log, it shows no more than that it fits together.
+    """
+    from lifecycle.cli.auditing import verify_proof_file  # noqa: PLC0415
+
+    _exit(verify_proof_file(path, checkpoints=checkpoints, keys=key or [], as_json=as_json))
+
+
+@audit.command(
+    "key",
+    epilog=_examples("lifecycle audit key key.pem --new --origin example.com/browsers", "lifecycle audit key key.pem"),
+)
+def audit_key(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The private key, in PEM.")],
+    new: Annotated[bool, typer.Option("--new", help="Make it first, in a new file.")] = False,
+    origin: OriginOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Print the public part of the key that signs checkpoints of a log, for those who check them."""
+    from lifecycle.cli.auditing import show_key  # noqa: PLC0415
+
+    show_key(path, new=new, origin=origin, store=store)
 
 
 @app.command(

@@ -23,7 +23,9 @@ ENVIRONMENT: Final = "LIFECYCLE_STORE"
 """The environment variable that names the store where the code does not."""
 
 _FORMS: Final = ("memory:", "sqlite:///PATH", "postgresql://...")
-_METHODS: Final = ("open", "write", "records", "session", "sessions", "close")
+_METHODS: Final = (
+    "open", "write", "records", "stored", "register", "last_entry", "enter", "session", "sessions", "close",
+)  # fmt: skip
 
 
 class StoreFallbackWarning(RuntimeWarning):

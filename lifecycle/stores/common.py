@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lifecycle.ports import SessionRow, Store
 
-__all__ = ["all_rows", "check_page", "check_rows", "decode", "encode", "is_unfinished", "refused"]
+__all__ = ["all_rows", "check_page", "check_rows", "decode", "encode", "is_unfinished", "kept_hash", "refused"]
 
 
 _PAGE: Final = 1000
@@ -64,6 +64,11 @@ def encode(records: Sequence[Record], *, store: str) -> list[bytes]:
         except (TypeError, ValueError) as e:
             raise refused(record, f"it can't be written as JSON ({e})", store=store) from e
     return bodies
+
+
+def kept_hash(record: Record) -> bytes | None:
+    """What a store keeps as the hash of a record: none for one of schema 1, which is in no chain."""
+    return record.hash if record.schema > 1 else None
 
 
 def check_rows(rows: Sequence[SessionRow], *, store: str) -> None:

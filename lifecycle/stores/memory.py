@@ -12,8 +12,10 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lifecycle.audit.merkle import leaf_hash
 from lifecycle.errors import StoreError
-from lifecycle.stores.common import check_page, check_rows, decode, encode, is_unfinished, refused
+from lifecycle.ports import Stored
+from lifecycle.stores.common import check_page, check_rows, decode, encode, is_unfinished, kept_hash, refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,10 +31,11 @@ class MemoryStore:
     """Records and ledger rows in this process. They can still be read after `close`."""
 
     def __init__(self) -> None:
-        self._bodies: list[bytes] = []
+        self._records: list[Stored] = []
+        self._by_writer: dict[str, list[int]] = {}
+        self._register: list[tuple[str | None, bytes, bytes]] = []  # the writer that it is about, its hash, its bytes
         self._by_session: dict[str, list[int]] = {}
         self._by_attachment: dict[str, list[int]] = {}
-        self._last_of_writer: dict[str, int] = {}
         self._ended: set[str] = set()
         self._open: dict[str, str] = {}  # attachments without an end, each with the writer of its beginning
         self._writers: dict[str, Writer] = {}
@@ -70,7 +73,7 @@ class MemoryStore:
         last_of_attachment: dict[str, int] = {}
         ended: set[str] = set()
         for r in records:
-            last = last_of_writer.get(r.writer, self._last_of_writer.get(r.writer, 0))
+            last = last_of_writer.get(r.writer, len(self._by_writer.get(r.writer, ())))
             if r.writer_seq != last + 1:
                 raise refused(r, "a gap or a repeat in the writer's sequence", store=self.url)
             last_of_writer[r.writer] = r.writer_seq
@@ -83,11 +86,17 @@ class MemoryStore:
                     raise refused(r, "the attachment has ended already", store=self.url)
                 ended.add(r.attachment_id)
 
-        first = len(self._bodies) + 1
-        self._bodies.extend(bodies)
-        self._last_of_writer.update(last_of_writer)
+        first = len(self._records) + 1
+        self._records.extend(
+            Stored(
+                number, r.writer, r.writer_seq, r.attachment_id, r.attachment_seq, r.session_id, str(r.kind),
+                str(r.event), str(r.source), str(r.dest), kept_hash(r), body,
+            )
+            for number, (r, body) in enumerate(zip(records, bodies, strict=True), first)
+        )  # fmt: skip
         self._ended.update(ended)
         for number, r in enumerate(records, first):
+            self._by_writer.setdefault(r.writer, []).append(number)
             self._by_attachment.setdefault(r.attachment_id, []).append(number)
             if r.session_id is not None:
                 self._by_session.setdefault(r.session_id, []).append(number)
@@ -160,14 +169,44 @@ class MemoryStore:
         elif session_id is not None:
             numbers = self._by_session.get(session_id, ())
         else:
-            numbers = range(1, len(self._bodies) + 1)
+            numbers = range(1, len(self._records) + 1)
         numbers = numbers[bisect_right(numbers, after) :]
         if attachment_id is not None and session_id is not None:
             of_session = set(self._by_session.get(session_id, ()))
             numbers = [n for n in numbers if n in of_session]
         if limit is not None:
             numbers = numbers[max(0, len(numbers) - limit) :] if newest else numbers[:limit]
-        return [(n, decode(n, self._bodies[n - 1], store=self.url)) for n in numbers]
+        return [(n, decode(n, self._records[n - 1].body, store=self.url)) for n in numbers]
+
+    def stored(self, *, writer: str | None = None, after: int = 0, limit: int | None = None) -> Sequence[Stored]:
+        """Records as they are kept; see `lifecycle.ports.Store.stored`."""
+        check_page(limit=limit)
+        end = None if limit is None else after + limit
+        if writer is None:
+            return self._records[after:end]
+        return [self._records[n - 1] for n in self._by_writer.get(writer, ())[after:end]]
+
+    def register(self, *, after: int = 0, limit: int | None = None) -> Sequence[tuple[int, bytes, bytes]]:
+        """Entries of the register; see `lifecycle.ports.Store.register`."""
+        check_page(limit=limit)
+        found = self._register[after : None if limit is None else after + limit]
+        return [(seq, hash_, body) for seq, (_, hash_, body) in enumerate(found, after + 1)]
+
+    def last_entry(self, writer: str | None = None) -> bytes | None:
+        """The last entry of the register; see `lifecycle.ports.Store.last_entry`."""
+        return next((body for about, _, body in reversed(self._register) if writer in (None, about)), None)
+
+    def enter(self, entries: Sequence[tuple[str | None, bytes]], *, after: int) -> bool:
+        """Add entries to the register; see `lifecycle.ports.Store.enter`.
+
+        Raises:
+            StoreError: The store is not open here.
+        """
+        self._check_open()
+        if len(self._register) != after:
+            return False
+        self._register.extend((writer, leaf_hash(body), body) for writer, body in entries)
+        return True
 
     def session(self, session_id: str) -> SessionRow | None:
         """The ledger row of a session."""

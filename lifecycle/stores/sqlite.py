@@ -6,8 +6,8 @@ of one attachment, a change and a deletion, whoever writes; this module only put
 Every write takes the write lock first (BEGIN IMMEDIATE), so no two of them work from the same state, and is on disk
 when it returns. A reader sees the last commit and holds nobody up.
 
-Columns that a later version needs, such as a hash over `body` and the hash before it, come with ALTER TABLE ADD COLUMN
-under the next `SCHEMA_VERSION`; rows from before keep NULL there.
+Columns that a later version needs come with ALTER TABLE ADD COLUMN under the next `SCHEMA_VERSION`; rows from before
+keep NULL there.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from lifecycle.ports import Claim, SessionRow, Writer
+from lifecycle.audit.merkle import leaf_hash
+from lifecycle.ports import Claim, SessionRow, Stored, Writer
 from lifecycle.states import CloseReason, State
-from lifecycle.stores.common import check_page, check_rows, decode, encode, refused
+from lifecycle.stores.common import check_page, check_rows, decode, encode, kept_hash, refused
 from lifecycle.stores.sqlite_file import SQLiteFile
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "SQLiteStore"]
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """The version of the tables, kept in the file's ``user_version``."""
 
 APPLICATION_ID: Final = 0x6C696665
@@ -79,10 +80,31 @@ _WRITERS: Final = (
     END""",
 )
 
+_REGISTER: Final = (
+    """CREATE TABLE register (
+        seq INTEGER PRIMARY KEY,
+        writer TEXT,
+        hash BLOB NOT NULL,
+        body BLOB NOT NULL
+    )""",
+    "CREATE INDEX register_of_writer ON register (writer, seq)",
+    """CREATE TRIGGER register_in_order BEFORE INSERT ON register BEGIN
+        SELECT RAISE(ABORT, 'a gap or a repeat in the register')
+            WHERE NEW.seq IS NOT 1 + coalesce((SELECT max(seq) FROM register), 0);
+    END""",
+    """CREATE TRIGGER register_never_changes BEFORE UPDATE ON register BEGIN
+        SELECT RAISE(ABORT, 'an entry of the register is never changed');
+    END""",
+    """CREATE TRIGGER register_never_goes BEFORE DELETE ON register BEGIN
+        SELECT RAISE(ABORT, 'an entry of the register is never deleted');
+    END""",
+)
+
 _UPGRADES: Final = {
     1: (_CLAIMS,),
     2: (_UNFINISHED_INDEX, "ALTER TABLE sessions ADD COLUMN held_until TEXT"),
     3: _WRITERS,
+    4: ("ALTER TABLE records ADD COLUMN hash BLOB", *_REGISTER),
 }
 """What makes a database of a version into one of the next."""
 
@@ -101,6 +123,7 @@ _SCHEMA: Final = (
         at TEXT NOT NULL,
         terminal INTEGER NOT NULL,
         body BLOB NOT NULL,
+        hash BLOB,
         UNIQUE (writer, writer_seq),
         UNIQUE (attachment_id, attachment_seq)
     )""",
@@ -155,14 +178,16 @@ _SCHEMA: Final = (
     _UNFINISHED_INDEX,
     _CLAIMS,
     *_WRITERS,
+    *_REGISTER,
     f"PRAGMA application_id={APPLICATION_ID}",
     f"PRAGMA user_version={SCHEMA_VERSION}",
 )
 
 _INSERT: Final = (
     "INSERT INTO records (writer, writer_seq, attachment_id, attachment_seq, session_id, kind, event, source, dest, "
-    "at, terminal, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "at, terminal, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_STORED: Final = f"SELECT {', '.join('id' if name == 'number' else name for name in Stored._fields)} FROM records"  # noqa: S608
 _CLAIMED: Final = tuple(f.name for f in fields(Claim))
 _CLAIM: Final = (
     f"INSERT INTO claims ({', '.join(_CLAIMED)}) VALUES ({', '.join('?' * len(_CLAIMED))}) "  # noqa: S608
@@ -235,7 +260,7 @@ class SQLiteStore:
                         _INSERT,
                         (
                             r.writer, r.writer_seq, r.attachment_id, r.attachment_seq, r.session_id, r.kind, r.event,
-                            r.source, r.dest, _iso(r.at), r.terminal, body,
+                            r.source, r.dest, _iso(r.at), r.terminal, body, kept_hash(r),
                         ),
                     )  # fmt: skip
                 except sqlite3.IntegrityError as e:
@@ -266,6 +291,44 @@ class SQLiteStore:
         if newest:
             found.reverse()
         return [(number, decode(number, body, store=self.url)) for number, body in found]
+
+    def stored(self, *, writer: str | None = None, after: int = 0, limit: int | None = None) -> Sequence[Stored]:
+        """Records as they are kept; see `lifecycle.ports.Store.stored`."""
+        check_page(limit=limit)
+        parameters: tuple[object, ...] = (after,) if writer is None else (after, writer)
+        where = "id > ? ORDER BY id" if writer is None else "writer_seq > ? AND writer = ? ORDER BY writer_seq"
+        sql = f"{_STORED} WHERE {where} LIMIT ?"
+        with self._file.use() as db:
+            found = db.execute(sql, (*parameters, -1 if limit is None else limit)).fetchall()
+        return list(map(Stored._make, found))
+
+    def register(self, *, after: int = 0, limit: int | None = None) -> Sequence[tuple[int, bytes, bytes]]:
+        """Entries of the register; see `lifecycle.ports.Store.register`."""
+        check_page(limit=limit)
+        with self._file.use() as db:
+            sql = "SELECT seq, hash, body FROM register WHERE seq > ? ORDER BY seq LIMIT ?"
+            return db.execute(sql, (after, -1 if limit is None else limit)).fetchall()
+
+    def last_entry(self, writer: str | None = None) -> bytes | None:
+        """The last entry of the register; see `lifecycle.ports.Store.last_entry`."""
+        where, parameters = ("", ()) if writer is None else ("WHERE writer = ?", (writer,))
+        with self._file.use() as db:
+            sql = f"SELECT body FROM register {where} ORDER BY seq DESC LIMIT 1"  # noqa: S608
+            found = db.execute(sql, parameters).fetchone()
+        return found[0] if found else None
+
+    def enter(self, entries: Sequence[tuple[str | None, bytes]], *, after: int) -> bool:
+        """Add entries to the register; see `lifecycle.ports.Store.enter`.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        rows = [(seq, writer, leaf_hash(body), body) for seq, (writer, body) in enumerate(entries, after + 1)]
+        with self._file.use() as db, _transaction(db):
+            (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM register").fetchone()
+            if last == after:
+                db.executemany("INSERT INTO register (seq, writer, hash, body) VALUES (?, ?, ?, ?)", rows)
+        return bool(last == after)
 
     def session(self, session_id: str) -> SessionRow | None:
         """The ledger row of a session."""

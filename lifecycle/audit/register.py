@@ -1,0 +1,361 @@
+"""The register of a log: which writers there are, and how far the records of each reach.
+
+Rule: the register is a chain and a tree of its own. Each writer is entered in it before its first record; from time to
+time the head of each writer that has written since is entered: how many records it has, the hash of the last, and the
+peaks of the tree over all of them. So the root of this one tree, a few bytes in a checkpoint, stands for every record
+of every writer; without the register nothing could show that all records of a writer are gone.
+
+An entry is canonical JSON. It tells the peaks of the register before it, so whoever adds one reads only the last.
+"""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import orjson
+
+from lifecycle.audit.canonical import canonical
+from lifecycle.audit.merkle import Peaks, leaf_hash
+from lifecycle.audit.record import FIRST
+from lifecycle.errors import ChainBroken
+
+if TYPE_CHECKING:
+    from lifecycle.ports import Store, Stored
+
+__all__ = ["Entry", "EntryKind", "Head", "Maker", "Tip", "advance", "announce", "broken"]
+
+SCHEMA_VERSION: Final = 1
+"""The version of an entry's shape."""
+
+_PAGE: Final = 1000
+"""Records that are looked at in one turn: some 10 ms."""
+
+
+class EntryKind(enum.StrEnum):
+    """What an entry of the register says."""
+
+    BEGUN = "begun"
+    """The log begins, or did so under an older version: `size` and `peaks` are those of a tree over the records that
+    were there by then, in the order of the store."""
+    WRITER = "writer"
+    """A writer will write records from now on."""
+    HEAD = "head"
+    """So many records of `writer` are there, the last with that hash, and the tree over them has these peaks."""
+    CLOSED = "closed"
+    """As `HEAD`, and there will be no more of that writer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry of the register.
+
+    Attributes:
+        kind: What it says.
+        seq: Its number, contiguous, from 1.
+        prev: The hash of the entry before, in hex, as with `Record.prev`.
+        tree: The peaks of the tree over all entries before it, in hex, largest first.
+        log: Identity of the log, random.
+        at: When it was made, UTC.
+        by: The writer that made it.
+        writer: The writer that it is about; None for `BEGUN`.
+        size: Number of records in `peaks`.
+        last: Hash of the last of them, in hex; `FIRST` where there is none.
+        peaks: The peaks of the tree over the writer's records, in hex, largest first.
+        upto: The number in the store of the last record that was looked at.
+        host: Where `by` runs.
+        pid: Its process.
+        library: Its version of this library.
+    """
+
+    kind: EntryKind
+    seq: int
+    prev: str
+    tree: tuple[str, ...]
+    log: str
+    at: datetime
+    by: str
+    writer: str | None
+    size: int
+    last: str
+    peaks: tuple[str, ...]
+    upto: int
+    host: str
+    pid: int
+    library: str
+    schema: int = SCHEMA_VERSION
+
+    def to_json(self) -> bytes:
+        """The bytes that are stored and hashed."""
+        at = f"{self.at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+        return canonical({name: at if name == "at" else getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Self:
+        """The entry in `raw`.
+
+        Raises:
+            ValueError: It is none that this version reads.
+        """
+        d: Any = orjson.loads(raw)
+        schema = d.get("schema") if isinstance(d, dict) else None
+        if schema != SCHEMA_VERSION:
+            msg = f"schema {schema!r} of an entry is unknown to this version, which reads {SCHEMA_VERSION}"
+            raise ValueError(msg)
+        try:
+            d["kind"] = EntryKind(d["kind"])
+            d["at"] = datetime.fromisoformat(d["at"]).astimezone(UTC)
+            d["tree"], d["peaks"] = tuple(d["tree"]), tuple(d["peaks"])
+            return cls(**d)
+        except (KeyError, TypeError, AttributeError) as e:
+            msg = f"this is no entry of schema {SCHEMA_VERSION}: {type(e).__name__}: {e}"
+            raise ValueError(msg) from e
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """How far the register reaches.
+
+    Attributes:
+        log: Identity of the log.
+        peaks: Those of the tree over its entries.
+        prev: Hash of the last entry, in hex.
+        upto: The number in the store of the last record that it covers.
+    """
+
+    log: str
+    peaks: Peaks
+    prev: str
+    upto: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self.peaks.size
+
+    @property
+    def root(self) -> bytes:
+        """The root of the tree over them."""
+        return self.peaks.root()
+
+    @classmethod
+    def after(cls, body: bytes) -> Self:
+        """The tip when `body` is the last entry.
+
+        Raises:
+            ChainBroken: It does not fit its own number.
+        """
+        try:
+            entry = Entry.from_json(body)
+            peaks = Peaks(entry.seq - 1, [bytes.fromhex(peak) for peak in entry.tree])
+        except ValueError as e:
+            msg = f"the last entry of the register can't be gone on from: {e}; run `lifecycle audit verify`"
+            raise ChainBroken(msg, seq=0) from e
+        hash_ = leaf_hash(body)
+        peaks.add(hash_)
+        return cls(entry.log, peaks, hash_.hex(), entry.upto)
+
+
+@dataclass(slots=True)
+class Head:
+    """The chain of one writer as it is followed.
+
+    Attributes:
+        writer: The writer.
+        peaks: Those of the tree over its records so far.
+        last: The hash of the last of them, in hex.
+    """
+
+    writer: str
+    peaks: Peaks
+    last: str
+
+    @classmethod
+    def of(cls, store: Store, writer: str) -> Self:
+        """As the register has it."""
+        body = store.last_entry(writer)
+        if body is None:
+            return cls(writer, Peaks(), FIRST)
+        try:
+            entry = Entry.from_json(body)
+            return cls(writer, Peaks(entry.size, [bytes.fromhex(peak) for peak in entry.peaks]), entry.last)
+        except ValueError as e:
+            msg = (
+                f"the last entry of the register about writer {writer} can't be read: {e}; run `lifecycle audit verify`"
+            )
+            raise ChainBroken(msg, seq=0) from e
+
+    def add(self, stored: Stored) -> None:
+        """Follow the chain by one record.
+
+        Raises:
+            ChainBroken: It does not fit the one before it.
+        """
+        hash_ = leaf_hash(stored.body)
+        why = broken(stored, hash_, self.peaks.size, self.last)
+        if why is not None:
+            raise ChainBroken(f"{why}; run `lifecycle audit verify` for all that is wrong", seq=stored.writer_seq)
+        self.peaks.add(hash_)
+        self.last = hash_.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Who makes entries: the fields of `Entry` by the same names."""
+
+    by: str
+    host: str
+    pid: int
+    library: str
+
+
+def broken(stored: Stored, hash_: bytes, before: int, last: str) -> str | None:
+    """Why a record, of that hash, does not go on from `before` records of its writer with the last of the hash `last`.
+
+    Returns:
+        None when it does.
+    """
+    where = f"record {stored.writer_seq} of writer {stored.writer} (number {stored.number} in the store)"
+    if stored.hash != hash_:
+        return f"{where} has other bytes than were written"
+    if stored.writer_seq != before + 1:
+        return f"{where} comes after {before} records of that writer"
+    try:
+        prev = orjson.loads(stored.body)["prev"]
+    except (ValueError, KeyError, TypeError):
+        return f"{where} is no record"
+    return None if prev == last else f"{where} does not name the hash of the one before it"
+
+
+def announce(store: Store, writers: Sequence[str], maker: Maker, at: datetime) -> None:
+    """Enter writers that are not in the register yet, before their first record. Blocks.
+
+    Args:
+        store: The store, opened.
+        writers: Their ids.
+        maker: Who makes the entries.
+        at: Now, UTC.
+
+    Raises:
+        ChainBroken: The last entry can't be gone on from.
+        StoreError: The store failed.
+    """
+    while True:
+        new = [writer for writer in writers if store.last_entry(writer) is None]
+        if not new:
+            return
+        entries, tip = _begin(store, maker, at)
+        for writer in new:
+            tip = _chain(entries, tip, EntryKind.WRITER, Head(writer, Peaks(), FIRST), maker, at)
+        if _enter(store, entries):
+            return
+
+
+def advance(
+    store: Store, maker: Maker, at: datetime, *, closing: bool = False, own: tuple[int, str] | None = None
+) -> tuple[Tip, bool]:
+    """Enter the heads of all writers that have written since the register last covered them. Blocks.
+
+    Looks at a limited number of records; call it again while there are more.
+
+    Args:
+        store: The store, opened.
+        maker: Who makes the entries.
+        at: Now, UTC.
+        closing: Enter that `maker` will write no more.
+        own: What `maker` knows itself of its own records: the number of one, and its hash in hex.
+
+    Returns:
+        How far the register reaches now, and whether there is more to cover.
+
+    Raises:
+        ChainBroken: A record does not fit the one before it; nothing was entered.
+        StoreError: The store failed.
+    """
+    while True:
+        entries, tip = _begin(store, maker, at)
+        heads, upto, more = _new_heads(store, tip.upto, maker.by, own)
+        tip = Tip(tip.log, tip.peaks, tip.prev, upto)
+        closed = maker.by if closing and not more else None
+        if closed is not None and closed not in heads:
+            heads[closed] = Head.of(store, closed)
+        for writer, head in heads.items():
+            kind = EntryKind.CLOSED if writer == closed else EntryKind.HEAD
+            tip = _chain(entries, tip, kind, head, maker, at)
+        if _enter(store, entries):
+            return tip, more
+
+
+def _begin(store: Store, maker: Maker, at: datetime) -> tuple[list[Entry], Tip]:
+    """The tip of the register, and the entry that begins it where it has none."""
+    entries: list[Entry] = []
+    body = store.last_entry()
+    if body is not None:
+        return entries, Tip.after(body)
+    peaks, upto = _older(store)
+    tip = Tip(uuid.uuid4().hex, Peaks(), FIRST, upto)
+    return entries, _chain(entries, tip, EntryKind.BEGUN, Head("", peaks, FIRST), maker, at)
+
+
+def _older(store: Store) -> tuple[Peaks, int]:
+    """The tree over the records that were written before there was a register, and the number of the last."""
+    peaks, upto = Peaks(), 0
+    while page := store.stored(after=upto, limit=_PAGE):
+        for stored in page:
+            peaks.add(leaf_hash(stored.body))
+        upto = page[-1].number
+    return peaks, upto
+
+
+def _new_heads(store: Store, upto: int, by: str, own: tuple[int, str] | None) -> tuple[dict[str, Head], int, bool]:
+    """The heads that have moved since the record `upto`, how far they were followed, and whether there is more."""
+    heads: dict[str, Head] = {}
+    page = store.stored(after=upto, limit=_PAGE)
+    for stored in page:
+        if stored.hash is None:
+            continue  # by a process of an older version that was running already; `verify` tells of it
+        head = heads.get(stored.writer)
+        if head is None:
+            head = heads[stored.writer] = Head.of(store, stored.writer)
+        head.add(stored)
+        if head.writer == by and own is not None and own[0] == head.peaks.size and own[1] != head.last:
+            msg = f"record {own[0]} of writer {by}, the last of this process, is not what was written"
+            raise ChainBroken(msg, seq=own[0])
+    return heads, page[-1].number if page else upto, len(page) == _PAGE
+
+
+def _chain(entries: list[Entry], tip: Tip, kind: EntryKind, head: Head, maker: Maker, at: datetime) -> Tip:
+    """Append an entry that goes on from `tip`, and return the tip after it."""
+    entry = Entry(
+        kind=kind,
+        seq=tip.size + 1,
+        prev=tip.prev,
+        tree=_in_hex(tip.peaks),
+        log=tip.log,
+        at=at,
+        by=maker.by,
+        writer=head.writer or None,
+        size=head.peaks.size,
+        last=head.last,
+        peaks=_in_hex(head.peaks),
+        upto=tip.upto,
+        host=maker.host,
+        pid=maker.pid,
+        library=maker.library,
+    )
+    entries.append(entry)
+    return Tip.after(entry.to_json())
+
+
+def _enter(store: Store, entries: Sequence[Entry]) -> bool:
+    if not entries:
+        return True
+    return store.enter([(entry.writer, entry.to_json()) for entry in entries], after=entries[0].seq - 1)
+
+
+def _in_hex(peaks: Peaks) -> tuple[str, ...]:
+    return tuple(peak.hex() for peak in peaks.hashes)
