@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.audit import FIRST, Record, RecordKind, StepResult
-from lifecycle.audit.register import Maker, advance, announce
+from lifecycle.audit.register import Maker, advance, announce, check_end
 from lifecycle.errors import ChainBroken, StoreError
 from lifecycle.identity import host_name
 from lifecycle.loops import SerialWorker
@@ -248,6 +248,8 @@ class Journal:
 
     def _announce(self, writers: Sequence[str]) -> None:
         try:
+            if not self._known:
+                check_end(self.store)
             announce(self.store, writers, self._maker(), self._clock.utcnow())
         except ChainBroken as e:
             self._damage = e

@@ -513,6 +513,30 @@ def test_two_that_write_the_register_at_once_make_one():
     assert verify(store).ok
 
 
+def test_one_that_goes_on_while_another_has_entered_more_is_not_taken_for_damage():
+    """Between its looks at the register and at the records, another process writes records and enters their head."""
+    store = MemoryStore()
+    store.open()
+    announce(store, ["w"], MAKER, T0)
+    first = a_record(1, 1)
+    store.write([first], [])
+    second = a_record(2, 2, kind=RecordKind.REJECTED, dest=State.NOT_STARTED, prev=first.hash.hex())
+    looked = store.last_entry
+    strikes = [1]
+
+    def last_entry(writer=None):
+        if writer is not None and strikes:
+            strikes.clear()
+            store.write([second], [])
+            advance(store, Maker("other", "host", 43, "1.0"), T0)
+        return looked(writer)
+
+    store.last_entry = last_entry
+    assert advance(store, MAKER, T0)[0].size == 3
+    assert [entry.size for entry in entries_of(store)] == [0, 0, 2]
+    assert verify(store).ok
+
+
 def entries_of(store):
     return [Entry.from_json(body) for _, _, body in store.register()]
 

@@ -68,15 +68,16 @@ class Key:
         Raises:
             ConfigError: It is none.
         """
+        name, _, rest = text.strip().partition("+")
+        hash_, _, data = rest.partition("+")  # a plus sign may stand in what follows
         try:
-            name, hash_, data = text.strip().rsplit("+", 2)
-            raw = base64.b64decode(data, validate=True)
-            key = cls(name, raw[:1], raw[1:])
-            if name and key.kind in (_SIGNATURE, _COSIGNATURE) and len(key.public) == 32 and key.id.hex() == hash_:
-                return key
+            raw = _unbase64(data)
         except ValueError:
-            pass  # told below, as for the other ways to get it wrong
-        raise ConfigError(option="key", value=text, allowed="name+hash+key, as `lifecycle audit key` prints it")
+            raw = b""
+        key = cls(name, raw[:1], raw[1:])
+        if not name or key.kind not in (_SIGNATURE, _COSIGNATURE) or len(key.public) != 32 or key.id.hex() != hash_:
+            raise ConfigError(option="key", value=text, allowed="name+hash+key, as `lifecycle audit key` prints it")
+        return key
 
     @property
     def id(self) -> bytes:

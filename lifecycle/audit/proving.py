@@ -20,7 +20,7 @@ import orjson
 
 from lifecycle.audit.canonical import canonical
 from lifecycle.audit.merkle import Peaks, Tree, leaf_hash, verify_consistency, verify_inclusion
-from lifecycle.audit.notes import Note, make_note
+from lifecycle.audit.notes import DEFAULT_ORIGIN, Note, make_note
 from lifecycle.audit.paths import replay
 from lifecycle.audit.record import Record
 from lifecycle.audit.register import Entry, EntryKind
@@ -192,19 +192,19 @@ class _Check:
         if unsigned:
             self._wrong(f"its checkpoint has no right signature by {', '.join(unsigned)}")
         self.found.signed = len(keys) - len(unsigned)
-        since = {}
+        known = [self.note]
         for item in self.told["since"]:
             earlier = Note.parse(item["checkpoint"])
-            since[earlier.size, earlier.root] = True
-            if not verify_consistency(
+            known.append(earlier)
+            if earlier.origin != self.note.origin or not verify_consistency(
                 first=earlier.size, first_root=earlier.root, second=self.note.size, second_root=self.note.root,
                 path=_bytes(item["path"]),
             ):  # fmt: skip
                 self._wrong(f"its checkpoint does not continue the one of size {earlier.size}")
         for kept in checkpoints:
-            if (kept.size, kept.root) == (self.note.size, self.note.root) or (kept.size, kept.root) in since:
+            if any((n.origin, n.size, n.root) == (kept.origin, kept.size, kept.root) for n in known):
                 self.found.anchored = True
-            elif kept.size == self.note.size:
+            elif (kept.origin, kept.size) == (self.note.origin, self.note.size):
                 self._wrong(f"its checkpoint has another root than the one of size {kept.size} that was kept")
         if checkpoints and not self.found.anchored:
             self._wrong("it fits none of the checkpoints that were kept; make it anew with --checkpoints")
@@ -226,8 +226,9 @@ class _Check:
                 self._wrong(f"entry {entry.seq} is not in the register that its checkpoint is of")
             if entry.kind not in (EntryKind.HEAD, EntryKind.CLOSED):
                 self._wrong(f"entry {entry.seq} is no head of a writer")
-            if self.found.log not in ("", entry.log):
-                self._wrong(f"entry {entry.seq} is of another log")
+            named = self.note.origin.startswith(DEFAULT_ORIGIN) and self.note.origin != f"{DEFAULT_ORIGIN}{entry.log}"
+            if self.found.log not in ("", entry.log) or named:
+                self._wrong(f"entry {entry.seq} is of another log, {entry.log}")
             self.found.log = entry.log
             heads[entry.writer or ""] = entry
         return heads

@@ -27,13 +27,17 @@ from lifecycle.errors import ChainBroken
 if TYPE_CHECKING:
     from lifecycle.ports import Store, Stored
 
-__all__ = ["Entry", "EntryKind", "Head", "Maker", "Tip", "advance", "announce", "broken"]
+__all__ = ["Entry", "EntryKind", "Head", "Maker", "Tip", "advance", "announce", "broken", "check_end"]
 
 SCHEMA_VERSION: Final = 1
 """The version of an entry's shape."""
 
 _PAGE: Final = 1000
 """Records that are looked at in one turn: some 10 ms."""
+
+
+_END: Final = 200
+"""Entries and records that are looked at before anything is added to a log: a millisecond or two."""
 
 
 class EntryKind(enum.StrEnum):
@@ -213,8 +217,10 @@ class Maker:
     library: str
 
 
-def broken(stored: Stored, hash_: bytes, before: int, last: str) -> str | None:
+def broken(stored: Stored, hash_: bytes, before: int, last: str | None) -> str | None:
     """Why a record, of that hash, does not go on from `before` records of its writer with the last of the hash `last`.
+
+    Where `last` is not known it is None.
 
     Returns:
         None when it does.
@@ -228,7 +234,38 @@ def broken(stored: Stored, hash_: bytes, before: int, last: str) -> str | None:
         prev = orjson.loads(stored.body)["prev"]
     except (ValueError, KeyError, TypeError):
         return f"{where} is no record"
-    return None if prev == last else f"{where} does not name the hash of the one before it"
+    return None if last in (None, prev) else f"{where} does not name the hash of the one before it"
+
+
+def check_end(store: Store) -> None:
+    """Look at what was written last, before anything is added to it: a limited number of entries and records. Blocks.
+
+    Raises:
+        ChainBroken: One of them does not fit the one before it.
+        StoreError: The store failed.
+    """
+    body = store.last_entry()
+    if body is None:
+        return
+    tip = Tip.after(body)
+    last = None
+    for seq, kept, entry in store.register(after=max(0, tip.size - _END)):
+        hash_ = leaf_hash(entry)
+        if kept != hash_:
+            raise ChainBroken(f"entry {seq} of the register has other bytes than were written", seq=seq)
+        if last is not None and Entry.from_json(entry).prev != last:
+            raise ChainBroken(f"entry {seq} of the register does not name the hash of the one before it", seq=seq)
+        last = hash_.hex()
+    ends: dict[str, tuple[int, str]] = {}
+    for stored in store.stored(after=max(0, tip.upto - _END), limit=2 * _END):
+        if stored.hash is None:
+            continue
+        hash_ = leaf_hash(stored.body)
+        before, prev = ends.get(stored.writer, (stored.writer_seq - 1, None))
+        why = broken(stored, hash_, before, prev)
+        if why is not None:
+            raise ChainBroken(why, seq=stored.writer_seq)
+        ends[stored.writer] = (stored.writer_seq, hash_.hex())
 
 
 def announce(store: Store, writers: Sequence[str], maker: Maker, at: datetime) -> None:
@@ -278,7 +315,12 @@ def advance(
     """
     while True:
         entries, tip = _begin(store, maker, at)
-        heads, upto, more = _new_heads(store, tip.upto, maker.by, own)
+        try:
+            heads, upto, more = _new_heads(store, tip.upto, maker.by, own)
+        except ChainBroken:
+            if _moved(store, tip):
+                continue  # a head was read that another process has entered since, further than the page begins
+            raise
         tip = Tip(tip.log, tip.peaks, tip.prev, upto)
         closed = maker.by if closing and not more else None
         if closed is not None and closed not in heads:
@@ -299,6 +341,12 @@ def _begin(store: Store, maker: Maker, at: datetime) -> tuple[list[Entry], Tip]:
     peaks, upto = _older(store)
     tip = Tip(uuid.uuid4().hex, Peaks(), FIRST, upto)
     return entries, _chain(entries, tip, EntryKind.BEGUN, Head("", peaks, FIRST), maker, at)
+
+
+def _moved(store: Store, tip: Tip) -> bool:
+    """True when entries have come after that tip."""
+    body = store.last_entry()
+    return body is not None and leaf_hash(body).hex() != tip.prev
 
 
 def _older(store: Store) -> tuple[Peaks, int]:
