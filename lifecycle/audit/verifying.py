@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from hashlib import sha256
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
 
-import orjson
+from orjson import loads
 
 from lifecycle.audit.merkle import EMPTY, Peaks, leaf_hash
 from lifecycle.audit.notes import DEFAULT_ORIGIN
-from lifecycle.audit.paths import Life
+from lifecycle.audit.paths import BEGINNING, ENDED, KNOWN, Standing, follow, replay
 from lifecycle.audit.record import FIRST
 from lifecycle.audit.register import Entry, EntryKind
 from lifecycle.errors import StoreError
@@ -32,6 +34,8 @@ _COLUMNS: Final = (
     "writer", "writer_seq", "attachment_id", "attachment_seq", "session_id", "kind", "event", "source", "dest",
 )  # fmt: skip
 """What `Stored` holds between its number and its hash."""
+
+_FOUND_BY: Final = itemgetter(*_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,27 +257,6 @@ def _check_note(note: Note, what: str, found: Verification, roots: dict[int, byt
         found.signed += 1
 
 
-_INTEGERS: Final = ("writer_seq", "attachment_seq", "table", "schema")
-_TEXTS: Final = ("writer", "attachment_id", "kind", "event", "source", "dest")
-
-
-def _read(body: bytes) -> dict[str, Any]:
-    """What a record says, as far as it is followed here.
-
-    Raises:
-        ValueError, KeyError, TypeError: It is no record.
-    """
-    told: Any = orjson.loads(body) if type(body) is bytes else {}
-    if any(type(told[name]) is not int for name in _INTEGERS) or any(type(told[name]) is not str for name in _TEXTS):
-        msg = "a field has another type"
-        raise TypeError(msg)
-    if told["schema"] > 1 and type(told["prev"]) is not str:
-        msg = "it names no hash"
-        raise TypeError(msg)
-    told["session_id"]
-    return told  # type: ignore[no-any-return]
-
-
 # --- the records --------------------------------------------------------------------------------------------------
 
 
@@ -293,7 +276,7 @@ class _Records:
         self.chains = chains
         self.session_id = session_id
         self.progress = progress
-        self.lives: dict[str, Life] = {}
+        self.lives: dict[str, tuple[int, Standing]] = {}
         self.unchained = 0
 
     def check(self) -> None:
@@ -302,7 +285,7 @@ class _Records:
             self._check_all()
         else:
             self._check_session(self.session_id)
-        self.found.open = len(self.lives)
+        self.found.open += len(self.lives)
         self._check_ends()
         if self.unchained:
             self.found.notes.append(
@@ -315,10 +298,10 @@ class _Records:
         older, upto = Peaks(), begun.upto if begun is not None and begun.size else 0
         after = 0
         while page := self.store.stored(after=after, limit=_PAGE):
-            for stored in page:
+            for stored in page if after < upto else ():
                 if stored.number <= upto and type(stored.body) is bytes:
                     older.add(leaf_hash(stored.body))
-                self._look(stored, older=stored.number <= upto)
+            self._look(page, upto=upto)
             after = page[-1].number
             self.progress(self.found.records)
         if begun is not None and tuple(peak.hex() for peak in older.hashes) != begun.peaks:
@@ -335,73 +318,119 @@ class _Records:
         except StoreError as e:
             self.found.problems.append(Problem(what=f"session {session_id}", why=str(e)))
             return
-        writers = {r.writer for _, r in records}
-        for number, record in records:
-            self._follow(number, orjson.loads(record.to_json()))
-        for writer in sorted(writers):
+        for attachment in replay(r for _, r in records).values():
+            what = f"attachment {attachment.attachment_id} of session {session_id}"
+            self.found.problems += [Problem(what=what, why=problem) for problem in attachment.problems]
+            self.found.open += not attachment.state.terminal
+        for writer in sorted({r.writer for _, r in records}):
             after = 0
             while page := self.store.stored(writer=writer, after=after, limit=_PAGE):
-                for stored in page:
-                    self._look(stored, older=stored.hash is None, follow=False)
+                self._look(page, upto=page[-1].number, follow_lives=False)
                 after = page[-1].writer_seq
                 self.progress(self.found.records)
             if writer in self.chains.of:
                 self._check_chain_end(writer, self.chains.of[writer])
 
-    def _look(self, stored: Stored, *, older: bool, follow: bool = True) -> None:
-        self.found.records += 1
-        number = stored.number
-        try:
-            told = _read(stored.body)
-        except (ValueError, KeyError, TypeError):
-            self._wrong(number, "it is no record")
-            return
-        differs = [name for name, kept in zip(_COLUMNS, stored[1:10], strict=True) if told[name] != kept]
-        if differs:
-            self._wrong(number, f"the store finds it by another {', '.join(differs)} than it says")
-        if stored.hash is None and told["schema"] == 1:
-            self.unchained += not older
-        elif stored.hash is None:
-            self._wrong(number, "its hash is gone")
-        else:
-            self._chain(stored, told)
-        if follow:
-            self._follow(number, told)
+    def _look(self, page: Sequence[Stored], *, upto: int, follow_lives: bool = True) -> None:
+        """Look at records in their order; those numbered up to `upto` were there before the register.
 
-    def _chain(self, stored: Stored, told: dict[str, Any]) -> None:
-        hash_ = leaf_hash(stored.body)
+        This is where a long log spends its time, so what happens to each record stands in one place.
+        """
+        lives, chains = self.lives, self.chains.of
+        self.found.records += len(page)
+        for stored in page:
+            number, hash_kept, body = stored.number, stored.hash, stored.body
+            try:
+                told = loads(body)
+                found = _FOUND_BY(told)
+                session, seq, table = told["attachment_id"], told["attachment_seq"], told["table"]
+                schema = told["schema"]
+            except (ValueError, KeyError, TypeError):
+                found = None
+            if found != stored[1:10] or type(body) is not bytes or type(seq) is not int or type(table) is not int:
+                self._differs(stored, found)
+                continue
+            if hash_kept is None and schema == 1:
+                self.unchained += number > upto
+            elif hash_kept is None:
+                self._wrong(number, "its hash is gone")
+            else:
+                writer, hash_ = stored.writer, sha256(b"\0" + body).digest()
+                chain = chains.get(writer)
+                if (
+                    chain is None
+                    or stored.writer_seq != chain.peaks.size + 1
+                    or told.get("prev") != chain.last
+                    or hash_ != hash_kept
+                    or (chain.closed is not None and chain.peaks.size >= chain.closed)
+                ):
+                    chain = self._break(stored, hash_, told.get("prev"))
+                chain.peaks.add(hash_)
+                chain.last = hash_.hex()
+                if chain.met < len(chain.heads):
+                    self._check_heads(chain, number)
+            if follow_lives:
+                before, standing = lives.get(session) or (seq > 1 and self._before(session, seq)) or (0, BEGINNING)
+                step = (standing, stored.kind, stored.event, stored.source, stored.dest, table)
+                after = KNOWN.get(step)
+                wrong = None
+                if after is None:
+                    after, wrong = follow(step)
+                if seq != before + 1:
+                    wrong = f"it comes after {before} records of its attachment"
+                if wrong is not None:
+                    self._wrong(number, wrong)
+                if after.over:
+                    lives.pop(session, None)
+                else:
+                    lives[session] = (seq, after)
+
+    def _differs(self, stored: Stored, told: tuple[object, ...] | None) -> None:
+        """Something is wrong with the bytes of a record themselves, so nothing is followed from it."""
         chain = self.chains.of.get(stored.writer)
-        wrong = None
+        if chain is not None:
+            chain.peaks.add(EMPTY)
+            chain.last, chain.torn = "", True
+        if told is None or type(stored.body) is not bytes:
+            self._wrong(stored.number, "it is no record")
+        elif stored.hash is not None and leaf_hash(stored.body) != stored.hash:
+            self._wrong(stored.number, "it has other bytes than were written")
+        elif told == stored[1:10]:
+            self._wrong(stored.number, "it is no record")
+        else:
+            differs = [name for name, a, b in zip(_COLUMNS, told, stored[1:10], strict=True) if a != b]
+            self._wrong(stored.number, f"the store finds it by another {', '.join(differs)} than it says")
+
+    def _break(self, stored: Stored, hash_: bytes, prev: object) -> _Chain:
+        """Tell what is wrong with a record in the chain of its writer, once for what follows from it."""
+        chain = self.chains.of.get(stored.writer)
         if chain is None:
-            chain = self.chains.of[stored.writer] = _Chain()
             wrong = f"its writer {stored.writer} is not in the register"
+            chain = self.chains.of[stored.writer] = _Chain()
         elif stored.writer_seq != chain.peaks.size + 1:
             wrong = f"it is number {stored.writer_seq} of its writer, after {chain.peaks.size}"
-        elif told.get("prev") != chain.last:
+        elif prev != chain.last:
             wrong = "it does not name the hash of the record before it of its writer"
-        chain.peaks.add(hash_)
-        chain.last = hash_.hex()
-        wrong = wrong or self._check_heads(chain)
-        if chain.closed is not None and chain.peaks.size > chain.closed:
-            wrong = wrong or f"its writer was closed after {chain.closed} records"
+        else:
+            wrong = f"its writer was closed after {chain.closed} records"
         if hash_ != stored.hash:
             self._wrong(stored.number, "it has other bytes than were written")
-        elif wrong is not None and not chain.torn:
+        elif not chain.torn:
             self._wrong(stored.number, wrong)
-        chain.torn = chain.torn or wrong is not None or hash_ != stored.hash
+        chain.torn = True
+        return chain
 
-    def _check_heads(self, chain: _Chain) -> str | None:
+    def _check_heads(self, chain: _Chain, number: int) -> None:
         """Hold the chain against the heads that it has reached."""
-        wrong = None
         while chain.met < len(chain.heads) and chain.heads[chain.met].size <= chain.peaks.size:
             head = chain.heads[chain.met]
             chain.met += 1
             self.found.covered += head.size - (chain.heads[chain.met - 2].size if chain.met > 1 else 0)
-            if head.peaks != tuple(peak.hex() for peak in chain.peaks.hashes) or head.last != chain.last:
-                wrong = (
-                    f"up to it, the records of its writer are not those that entry {head.seq} of the register covers"
-                )
-        return wrong
+            fits = head.peaks == tuple(peak.hex() for peak in chain.peaks.hashes) and head.last == chain.last
+            if not fits and not chain.torn:
+                chain.torn = True
+                why = f"up to it, the records of its writer are not those that entry {head.seq} of the register covers"
+                self._wrong(number, why)
 
     def _check_chain_end(self, writer: str, chain: _Chain) -> None:
         last = chain.heads[-1].size if chain.heads else 0
@@ -409,33 +438,19 @@ class _Records:
             why = f"the register covers {last}, and {chain.peaks.size} are there: {last - chain.peaks.size} are gone"
             self.found.problems.append(Problem(what=f"the records of writer {writer}", why=why))
 
-    def _follow(self, number: int, told: dict[str, Any]) -> None:
-        attachment_id = told["attachment_id"]
-        life = self.lives.get(attachment_id)
-        seq = told["attachment_seq"]
-        if life is None:
-            life = self.lives[attachment_id] = Life() if seq == 1 else self._before(attachment_id, seq)
-        wrong = life.follow(seq, told["kind"], told["event"], told["source"], told["dest"], told["table"])
-        if wrong is not None:
-            self._wrong(number, wrong)
-        if life.over:
-            del self.lives[attachment_id]
-
-    def _before(self, attachment_id: str, seq: int) -> Life:
-        """The life of an attachment that was over, or of which nothing was seen, before its record `seq`."""
-        life = Life()
+    def _before(self, attachment_id: str, seq: int) -> tuple[int, Standing]:
+        """Where an attachment stood before its record `seq`: it was over, or it begins in the middle."""
         try:
-            earlier = self.store.records(attachment_id=attachment_id)
+            earlier = [r for _, r in self.store.records(attachment_id=attachment_id) if r.attachment_seq < seq]
         except StoreError:  # one of them can't be read, which is told where it stands
-            life.seq = seq - 1
-            return life
-        for _, r in earlier:
-            if r.attachment_seq < seq:
-                life.follow(r.attachment_seq, r.kind.value, r.event.value, r.source.value, r.dest.value, r.table)
-        return life
+            return seq - 1, Standing(ENDED)
+        standing = BEGINNING
+        for r in earlier:
+            standing, _ = follow((standing, r.kind.value, r.event.value, r.source.value, r.dest.value, r.table))
+        return len(earlier), standing
 
     def _check_ends(self) -> None:
-        pending = sorted(a for a, life in self.lives.items() if life.pending)
+        pending = sorted(attachment for attachment, (_, standing) in self.lives.items() if standing.pending)
         if pending:
             self.found.notes.append(
                 f"{len(pending)} attachment(s) have an intent with neither its commit nor a recovery, so their process "
