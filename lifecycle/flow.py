@@ -328,6 +328,21 @@ class Flow:
         """Queue a record whose durability nobody waits for; the fields are those of `_record`."""
         self._record(att, kind, decision, **fields).add_done_callback(lambda _: None)
 
+    def _note_given_up(
+        self,
+        att: Attachment,
+        edge: Edge,
+        decision: Decision,
+        caller: FlowCaller | None,
+        steps: list[StepResult],
+        error: BaseException | None = None,
+    ) -> None:
+        """Queue the record of a start or attach that was given up; the ending that undoes it may be over by then."""
+        self._note(
+            att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, steps=steps, error=error,
+            source=edge.source,
+        )  # fmt: skip
+
     def _note_after(
         self, att: Attachment, edge: Edge, decision: Decision, caller: FlowCaller | None, after: list[StepResult]
     ) -> None:
@@ -388,13 +403,13 @@ class Flow:
                 raise ConnectionLost(att.backend_end.detail or "the backend ended while it was being opened")
         except asyncio.CancelledError:
             # An ending is in flight and waits for this task; it says how the attempt went on.
-            self._note(att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, steps=steps)
+            self._note_given_up(att, edge, decision, caller, steps)
             return
         except Exception as e:  # noqa: BLE001 - whatever a step or hook raised is the cause of the diversion
             self._divert(att, edge, decision, steps, _as_start_error(att, e, steps), caller)
             return
         if att.in_flight is InFlight.ENDING:
-            self._note(att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, steps=steps)
+            self._note_given_up(att, edge, decision, caller, steps)
             return
         self._steps.warn_of_cookies(att)
         commit(att.standing, edge)
@@ -429,7 +444,7 @@ class Flow:
         caller: FlowCaller | None,
     ) -> None:
         """Leave the opening at a failed step and take the `fail` edge, in one tick."""
-        self._note(att, RecordKind.DIVERTED, decision, event=edge.event, caller=caller, steps=steps, error=error)
+        self._note_given_up(att, edge, decision, caller, steps, error)
         if att.in_flight is InFlight.ENDING:
             return  # a stop or expiry came first; it tears down
         fail = decide(att.state, Event.FAIL, att.facts())

@@ -33,7 +33,7 @@ from both_ways import FailingStore, eventually
 from cells import in_cell
 
 from lifecycle import AsyncClient, Client, LifecycleError, RecordKind
-from lifecycle.audit import Record
+from lifecycle.audit import FIRST, Record, replay
 from lifecycle.cookies import jar
 from lifecycle.engine import supervisor
 from lifecycle.errors import BackendError, CookieSaveError, StoreError
@@ -526,15 +526,20 @@ class World:
 
 
 def by_attachment(told: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each attachment; the numbers of writers and attachments have no gap."""
+    """The records of each attachment: a path through the table, without a gap, and chained by each writer."""
     of: dict[str, list[Record]] = {}
     seqs: dict[str, list[int]] = {}
+    last: dict[str, str] = {}
     for r in told:
+        assert r.prev == last.get(r.writer, FIRST), "the chain of a writer is broken"
+        last[r.writer] = r.hash.hex()
         of.setdefault(r.attachment_id, []).append(r)
         seqs.setdefault(f"attachment {r.attachment_id}", []).append(r.attachment_seq)
         seqs.setdefault(f"writer {r.writer}", []).append(r.writer_seq)
     for whose, found in seqs.items():
         assert found == list(range(1, len(found) + 1)), f"the numbers of {whose} have a gap"
+    for life in replay(told).values():
+        assert life.problems == (), f"the records of an attachment are no path: {life.problems}"
     return of
 
 

@@ -49,7 +49,7 @@ class Standing(NamedTuple):
 
     Attributes:
         state: Its state.
-        opening: The event of the start or attach in flight, or None.
+        opening: The event of the start or attach in flight, or None; an ending may come to its commit first.
         ending: True while an ending is in flight.
     """
 
@@ -65,7 +65,7 @@ class Standing(NamedTuple):
     @property
     def pending(self) -> bool:
         """True while an intent has neither its commit nor a recovery."""
-        return self.opening is not None or self.ending
+        return not self.over and (self.opening is not None or self.ending)
 
 
 BEGINNING: Final = Standing()
@@ -116,8 +116,8 @@ def _unfit(
         return f"the table has no edge {event}: {source} -> {dest}"
     if (kind in _STANDING or kind == _SPILLED) and source != dest:
         return f"it leads from {source} to {dest}, which a record of its kind never does"
-    if kind in (_HOOKS, _SPILLED):
-        return None
+    if kind in (_HOOKS, _SPILLED) or (kind == _DIVERTED and event in _OPENING):
+        return None  # it may be told when others have gone on already
     if source != before.state:
         return f"it leaves the state {source}, and its attachment was {before.state}"
     if before.over and kind not in _AFTER_THE_END:
@@ -133,9 +133,10 @@ def _carried(before: Standing, kind: str, event: str, dest: str) -> tuple[Standi
         after = before._replace(opening=event) if event in _OPENING else before._replace(ending=True)
         return after, "another intent of its attachment was not carried out yet" if wrong else None
     if kind == _COMMIT:
-        return Standing(dest), None if ending or opening == event else "no intent came before it"
+        after = Standing(dest, None if event in _OPENING else opening)
+        return after, None if ending or opening == event else "no intent came before it"
     if kind == _RECOVERED:
-        return before if before.over else Standing(dest), None
+        return before if before.over else Standing(dest, opening), None
     if kind == _DIVERTED and event in _OPENING:
         return before._replace(opening=None), None if opening == event else "no intent came before it"
     if kind == _DIVERTED:

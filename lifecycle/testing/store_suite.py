@@ -21,9 +21,11 @@ import threading
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+import orjson
 import pytest
 
 from lifecycle.audit import GuardResult, Record, RecordKind, StepOutcome, StepResult
+from lifecycle.audit.merkle import leaf_hash
 from lifecycle.errors import ConfigError, StoreError
 from lifecycle.ports import Claim, SessionRow, Store, Writer
 from lifecycle.states import CloseReason, Event, InFlight, State
@@ -262,6 +264,58 @@ class StoreSuite:
                 store.write([a_record(1, 1)], [row])
         assert list(store.records()) == []
         assert list(store.sessions()) == []
+
+    # --- bytes and the register ---------------------------------------------------------------------------------
+
+    def test_records_are_told_as_they_are_kept(self, store: Store) -> None:
+        """Byte for byte, with the hash they were written with and what finds them; in pages, of one writer too."""
+        records = [a_record(1, 1), a_record(1, 1, writer="v", attachment_id="b", session_id=None), the_end(2, 2)]
+        for record in records:
+            store.write([record], [])
+        found = store.stored()
+        assert [row.body for row in found] == [record.to_json() for record in records]
+        assert [row.hash for row in found] == [record.hash for record in records]
+        assert [row.number for row in found] == [number for number, _ in store.records()]
+        for row, record in zip(found, records, strict=True):
+            for name in row._fields[1:10]:
+                assert getattr(row, name) == getattr(record, name), name
+        assert list(store.stored(after=found[0].number, limit=1)) == [found[1]]
+        assert list(store.stored(writer="w")) == [found[0], found[2]]
+        assert list(store.stored(writer="w", after=1)) == [found[2]]
+        assert list(store.stored(writer="w", limit=1)) == [found[0]]
+        assert list(store.stored(writer="nobody")) == list(store.stored(limit=0)) == []
+        with pytest.raises(ConfigError):
+            store.stored(limit=-1)
+
+    def test_a_record_of_the_first_schema_has_no_hash(self, store: Store) -> None:
+        """It is in no chain; a process that died may have left some in a rescue file."""
+        told = orjson.loads(a_record().to_json())
+        old = Record.from_json(
+            orjson.dumps({k: v for k, v in told.items() if k not in ("prev", "principal")} | {"schema": 1})
+        )
+        store.write([old], [])
+        assert [(row.hash, row.body) for row in store.stored()] == [(None, old.to_json())]
+
+    def test_the_register_is_added_to_by_one_at_a_time(self, store: Store) -> None:
+        """Whoever did not see the last entry adds nothing, and is told."""
+        assert store.last_entry() is None
+        assert list(store.register()) == []
+        assert store.enter([(None, b"one"), ("w", b"two")], after=0)
+        for after in (0, 1, 3):
+            assert not store.enter([("v", b"late")], after=after)
+        assert store.enter([("v", b"three")], after=2)
+        assert store.enter([], after=3)
+        assert [(seq, body) for seq, _, body in store.register()] == [(1, b"one"), (2, b"two"), (3, b"three")]
+        assert [hash_ for _, hash_, _ in store.register()] == [leaf_hash(b) for b in (b"one", b"two", b"three")]
+        assert [seq for seq, _, _ in store.register(after=1)] == [2, 3]
+        assert [seq for seq, _, _ in store.register(after=1, limit=1)] == [2]
+        assert (store.last_entry(), store.last_entry("w"), store.last_entry("u")) == (b"three", b"two", None)
+        with pytest.raises(ConfigError):
+            store.register(limit=-1)
+        if self.durable:
+            again = self.reopen(store)
+            assert again.last_entry() == b"three"
+            again.close()
 
     # --- ledger rows --------------------------------------------------------------------------------------------
 
