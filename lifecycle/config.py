@@ -59,6 +59,7 @@ class SessionKwargs(TypedDict, total=False):
     viewer_input: bool
     name: str
     labels: Mapping[str, str]
+    principal: str
     idempotency_key: str
 
 
@@ -124,6 +125,8 @@ class SessionOptions:
         viewer_input: Let keyboard and mouse of whoever has the live view's URL through to the page.
         name: A name for people to find the session by.
         labels: Labels to filter sessions and records by.
+        principal: Whom the session acts for, such as a user or a service account; it is in each record, and nothing is
+            decided by it.
         idempotency_key: Get or create: start a session, or attach to the one that was started with this key on this
             adapter and store and is not over. The other options are those of whoever made it.
     """
@@ -148,6 +151,7 @@ class SessionOptions:
     viewer_input: bool = False
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    principal: str | None = None
     idempotency_key: str | None = None
 
 
@@ -225,6 +229,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         viewer_input=check_flag("viewer_input", given.get("viewer_input", False)),
         name=_text("name", given.get("name")),
         labels=check_labels("labels", given.get("labels", {})),
+        principal=_text("principal", given.get("principal")),
         idempotency_key=_text("idempotency_key", given.get("idempotency_key")),
     )
 

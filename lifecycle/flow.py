@@ -317,6 +317,7 @@ class Flow:
             counts=dict(counts),
             note=note,
             thread=caller.name if caller is not None else "supervisor",
+            principal=att.options.principal,
             labels=dict(att.options.labels),
         )
         durable = self._host.journal.append(record, row=kept)

@@ -336,6 +336,7 @@ class Journal:
             cause="rescue file",
             counts={"records": number},
             thread="supervisor",
+            principal=last.principal,
             labels=dict(last.labels),
         )
 

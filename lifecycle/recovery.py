@@ -270,6 +270,7 @@ def _open_end(told: Sequence[Record]) -> dict[str, Any]:
         "in_flight": in_flight,
         "cause": "reaper",
         "thread": "supervisor",
+        "principal": last.principal if last is not None else None,
     }
 
 

@@ -1,6 +1,9 @@
-"""Plants a bug for each invariant of the fault campaign into a copy of the library, and sees the campaign catch it.
+"""Plants bugs into a copy of the library, and sees that they are caught.
 
-    python tests/mutants.py
+One for each invariant of the fault campaign, by the campaign; and one for each thing that an auditor relies on, by the
+tests of it.
+
+    python tests/mutants.py [WORDS OF THE INVARIANT ...]
 
 Prints a table, and fails where one survives.
 """
@@ -68,7 +71,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "one end for each attachment",
-        "lifecycle/audit.py",
+        "lifecycle/audit/record.py",
         "        return ends and not self.source.terminal",
         "        return ends and self.close_reason != CloseReason.CRASH",
     ),
@@ -147,6 +150,168 @@ MUTANTS: Final = (
 )
 
 
+VERIFYING: Final = "lifecycle/audit/verifying.py"
+
+WEAKENINGS: Final = (
+    Mutant("bytes are held against their hash", VERIFYING, "                    or hash_ != hash_kept\n", ""),
+    Mutant("a chain is followed", VERIFYING, '                    or told.get("prev") != chain.last\n', ""),
+    Mutant("no record is missing", VERIFYING, "                    or stored.writer_seq != chain.peaks.size + 1\n", ""),
+    Mutant(
+        "columns say what records say", VERIFYING, "            if found != stored[1:10] or type", "            if type"
+    ),
+    Mutant("a hash is not taken away", VERIFYING, "elif hash_kept is None:", "elif False:"),
+    Mutant(
+        "nothing comes after the end of a writer",
+        VERIFYING,
+        "                    or (chain.closed is not None and chain.peaks.size >= chain.closed)\n",
+        "",
+    ),
+    Mutant(
+        "writers are registered",
+        VERIFYING,
+        '            wrong = f"its writer {stored.writer} is',
+        '            chain.torn = f"its writer {stored.writer} is',
+    ),
+    Mutant(
+        "heads are those of the records",
+        VERIFYING,
+        "            if not fits and not chain.torn:",
+        "            if False:",
+    ),
+    Mutant(
+        "the end of a writer is missed",
+        VERIFYING,
+        "        if chain.peaks.size < last:",
+        "        if chain.peaks.size < 0:",
+    ),
+    Mutant(
+        "records are a path",
+        VERIFYING,
+        "                    after, wrong = follow(step)",
+        "                    after, _ = follow(step)",
+    ),
+    Mutant(
+        "attachments have no gap",
+        VERIFYING,
+        "                if seq != before + 1:",
+        "                if seq < before:",
+    ),
+    Mutant("the register is a chain", VERIFYING, "    if entry.prev != last:", "    if False:"),
+    Mutant("the register has no gap", VERIFYING, "    if entry.seq != seq or seq != peaks.size + 1:", "    if False:"),
+    Mutant(
+        "entries are held against their hash",
+        VERIFYING,
+        "        if hash_ != hash_kept:\n            wrong = ",
+        "        if False:\n            wrong = ",
+    ),
+    Mutant(
+        "checkpoints are held against the register",
+        VERIFYING,
+        "    elif note.root != roots[note.size]:",
+        "    elif False:",
+    ),
+    Mutant("a cut register is missed", VERIFYING, "    elif note.size > found.entries:", "    elif False:"),
+    Mutant(
+        "older records are covered", VERIFYING, "in older.hashes) != begun.peaks:", "in older.hashes) is begun.peaks:"
+    ),
+    Mutant(
+        "signatures are asked for",
+        VERIFYING,
+        "    unsigned = [key.name for key in keys if not key.signed(note)]",
+        "    unsigned: list[str] = []",
+    ),
+    Mutant(
+        "a signature is over the text",
+        "lifecycle/audit/notes.py",
+        "            public.verify(signature, message)",
+        "            public.verify",
+    ),
+    Mutant(
+        "base64 has one form",
+        "lifecycle/audit/notes.py",
+        "    if base64.b64encode(raw).decode() != text:",
+        "    if False:",
+    ),
+    Mutant(
+        "inclusion leads to the root",
+        "lifecycle/audit/merkle.py",
+        "    return last == 0 and found == root",
+        "    return last == 0",
+    ),
+    Mutant(
+        "inclusion has the right length",
+        "lifecycle/audit/merkle.py",
+        "    return last == 0 and found == root",
+        "    return found == root",
+    ),
+    Mutant(
+        "consistency has the old root",
+        "lifecycle/audit/merkle.py",
+        "last == 0 and old == first_root and",
+        "last == 0 and",
+    ),
+    Mutant("consistency has the new root", "lifecycle/audit/merkle.py", " and new == second_root", ""),
+    Mutant(
+        "a proof leads to its checkpoint",
+        "lifecycle/audit/proving.py",
+        '                self._wrong(f"entry {entry.seq} is not in the register',
+        '                str(f"entry {entry.seq} is not in the register',
+    ),
+    Mutant(
+        "a proof leads to a head",
+        "lifecycle/audit/proving.py",
+        '                self._wrong(f"{what} is not among',
+        '                str(f"{what} is not among',
+    ),
+    Mutant(
+        "a proof is of one session",
+        "lifecycle/audit/proving.py",
+        '            self._wrong(f"{what} is about another',
+        '            str(f"{what} is about another',
+    ),
+    Mutant(
+        "a proof is as it was made",
+        "lifecycle/audit/proving.py",
+        "        if canonical(told) != raw:",
+        "        if False:",
+    ),
+    Mutant(
+        "a proof fits a checkpoint",
+        "lifecycle/audit/proving.py",
+        "        if checkpoints and not self.found.anchored:",
+        "        if False:",
+    ),
+    Mutant(
+        "a proof continues what was kept",
+        "lifecycle/audit/proving.py",
+        '                self._wrong(f"its checkpoint does not continue',
+        '                str(f"its checkpoint does not continue',
+    ),
+    Mutant(
+        "a log is not added to when damaged",
+        "lifecycle/journal.py",
+        "            self._damage = e\n            self._on_trouble",
+        "            self._on_trouble",
+    ),
+    Mutant(
+        "the end is looked at first",
+        "lifecycle/journal.py",
+        "                check_end(self.store)",
+        "                check_end",
+    ),
+    Mutant(
+        "what others wrote is covered",
+        "lifecycle/audit/register.py",
+        "        head = heads.get(stored.writer)\n",
+        "        if stored.writer != by:\n            continue\n        head = heads.get(stored.writer)\n",
+    ),
+)
+"""What `audit verify` and `verify-proof` would miss."""
+
+EVIDENCE: Final = ("test_merkle.py", "test_audit_verify.py", "test_audit_proof.py", "test_checkpoints.py")
+"""The tests that catch these."""
+
+
 def caught_by(mutant: Mutant) -> str | None:
     """What caught the mutant, None where it survived."""
     with tempfile.TemporaryDirectory() as folder:
@@ -156,25 +321,30 @@ def caught_by(mutant: Mutant) -> str | None:
         target.write_text(mutant.planted(target.read_text()))
         path = os.pathsep.join([folder, f"{folder}/adapters", str(ROOT / "tests")])
         env = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "tests" / "campaign.py")], env=env, capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, str(ROOT / "tests" / "campaign.py")]
+        if mutant in WEAKENINGS:
+            tests = [str(ROOT / "tests" / name) for name in EVIDENCE]
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return None
-        told = done.stdout.strip().splitlines()
+        told = [line for line in done.stdout.strip().splitlines() if mutant not in WEAKENINGS or "FAILED" in line]
         return told[-1] if told else "a call never came back"
 
 
 def main() -> int:
     """Try each mutant."""
     survived = 0
-    for mutant in MUTANTS:
+    mutants = [
+        mutant for mutant in MUTANTS + WEAKENINGS if any(word in mutant.invariant for word in sys.argv[1:] or [""])
+    ]
+    for mutant in mutants:
         began = time.monotonic()
         caught = caught_by(mutant)
         survived += caught is None
         verdict = f"caught by {caught}" if caught is not None else "SURVIVED"
         print(f"{mutant.invariant:48} {mutant.path:28} {time.monotonic() - began:5.1f} s  {verdict}", flush=True)
-    print(f"{len(MUTANTS) - survived} of {len(MUTANTS)} caught")
+    print(f"{len(mutants) - survived} of {len(mutants)} caught")
     return 1 if survived else 0
 
 

@@ -38,7 +38,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="n
 ACTIVE = """
 import sys
 from lifecycle import Client
-session = Client(adapter=sys.argv[2], store=sys.argv[1], reap_on_start=False).Session(labels={"who": "child"}).start()
+client = Client(adapter=sys.argv[2], store=sys.argv[1], reap_on_start=False)
+session = client.Session(labels={"who": "child"}, principal="ada").start()
 print(session.session_id, flush=True)
 sys.stdin.read()
 """
@@ -113,7 +114,7 @@ def test_a_session_of_a_killed_process_is_ended_in_the_log(way, url):
     assert (last.kind, last.source, last.dest, last.cause) == ("recovered", "active", "error", "reaper")
     assert (last.close_reason, last.in_flight, last.terminal) == ("owner_died", InFlight.NOTHING, True)
     assert [(s.step, s.outcome) for s in last.steps] == [("release_backend", StepOutcome.DONE)]
-    assert last.labels == {"who": "child"}
+    assert (last.labels, last.principal) == ({"who": "child"}, "ada")
     row = row_of(url, session_id)
     assert (row.state, row.released, row.control) == (State.ERROR, True, None)
 

@@ -222,7 +222,7 @@ def test_state_can_be_read_while_the_supervisor_is_stuck(way):
 
 
 def test_history_is_an_intent_and_a_commit_for_each_edge(way):
-    session = way.client().Session(labels={"team": "blue"}).start()
+    session = way.client().Session(labels={"team": "blue"}, principal="ada@example.com").start()
     session.stop()
     told = [(r.kind, r.event, r.source, r.dest, r.in_flight) for r in session.history()]
     opening, ending = InFlight.START, InFlight.ENDING
@@ -237,6 +237,7 @@ def test_history_is_an_intent_and_a_commit_for_each_edge(way):
     assert {r.session_id for r in records} == {session.session_id}
     assert {r.attachment_id for r in records} == {session.attachment_id}
     assert all(r.labels == {"team": "blue"} and r.adapter == "memory" for r in records)
+    assert {r.principal for r in records} == {"ada@example.com"}
     assert [s.step for s in records[1].steps] == ["read_cookies", "open_backend", "load_cookies", "open_viewer"]
     assert [s.step for s in records[3].steps] == ["save_cookies", "close_connections", "release_backend"]
     assert records[3].close_reason is CloseReason.MANUAL
@@ -1573,6 +1574,9 @@ BAD_OPTIONS = [
     ("name", "", {}),
     ("name", "two\nlines", {}),
     ("name", "half \ud800 a pair", {}),
+    ("principal", "", {}),
+    ("principal", "two\nlines", {}),
+    ("principal", 7, {}),
     ("labels", ["a"], {}),
     ("labels", {"": "x"}, {}),
     ("labels", {"a": 1}, {}),

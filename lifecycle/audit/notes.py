@@ -187,7 +187,7 @@ def _unbase64(text: str) -> bytes:
     return raw
 
 
-def read_notes(path: Path) -> tuple[list[Note], str]:
+def read_notes(path: str | os.PathLike[str]) -> tuple[list[Note], str]:
     """The checkpoints in a file, and what stands after the last whole one: a write that was interrupted. Blocks.
 
     Raises:
@@ -195,9 +195,9 @@ def read_notes(path: Path) -> tuple[list[Note], str]:
         OSError: It can't be read.
     """
     try:
-        text = path.read_bytes().decode()
+        text = Path(path).read_bytes().decode()
     except UnicodeDecodeError as e:
-        msg = f"{path} is no file of checkpoints, or is damaged: {e}"
+        msg = f"{os.fspath(path)} is no file of checkpoints, or is damaged: {e}"
         raise AuditError(msg) from e
     notes = []
     *blocks, torn = text.split(_END)
@@ -205,7 +205,7 @@ def read_notes(path: Path) -> tuple[list[Note], str]:
         try:
             notes.append(Note.parse(f"{block}\n"))
         except ValueError as e:
-            msg = f"checkpoint {number} in {path} is damaged: {e}"
+            msg = f"checkpoint {number} in {os.fspath(path)} is damaged: {e}"
             raise AuditError(msg) from e
     return notes, torn
 
