@@ -159,7 +159,7 @@ WEAKENINGS: Final = (
     Mutant(
         "columns say what records say", VERIFYING, "            if found != stored[1:10] or type", "            if type"
     ),
-    Mutant("a hash is not taken away", VERIFYING, "elif hash_kept is None:", "elif False:"),
+    Mutant("a hash is not taken away", VERIFYING, "if hash_kept is None and schema == 1:", "if hash_kept is None:"),
     Mutant(
         "nothing comes after the end of a writer",
         VERIFYING,
@@ -325,7 +325,7 @@ def caught_by(mutant: Mutant) -> str | None:
         if mutant in WEAKENINGS:
             tests = [str(ROOT / "tests" / name) for name in EVIDENCE]
             command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
-        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return None
         told = [line for line in done.stdout.strip().splitlines() if mutant not in WEAKENINGS or "FAILED" in line]

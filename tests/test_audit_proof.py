@@ -221,6 +221,18 @@ def test_parts_left_out_repeated_or_swapped_are_found(log, counted):
     counted("proofs with parts changed", range(len(changed)))
 
 
+def test_a_proof_that_others_could_read_otherwise_is_refused(log):
+    """A name that comes twice: some take the first, some the last. And any other form than the one it was made in."""
+    (session,) = live(log)
+    proof = prove(log, session)
+    for other in (
+        proof.replace(b'"heads":', b'"heads":[],"heads":', 1),
+        json.dumps(json.loads(proof), indent=1).encode(),
+    ):
+        with pytest.raises(AuditError, match="it is not canonical JSON, so it is not as it was made"):
+            verify_proof(other)
+
+
 def test_a_record_of_another_session_does_not_slip_in(log):
     (session,) = live(log)
     (other,) = live(log)

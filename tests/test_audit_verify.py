@@ -223,6 +223,15 @@ def test_the_first_record_that_is_wrong_is_named(log):
     assert len(found.problems) == 1  # what follows from it is not told again
 
 
+def test_a_record_that_is_missing_is_told_by_the_next(log):
+    assert why(reindexed(log, [log._records[0], *log._records[2:]])) == [
+        f"the records of writer {log._records[0].writer}: the register covers 4, and 3 are there: 1 are gone",
+        "record 2: it is number 3 of its writer, after 1",
+        "record 2: it comes after 1 records of its attachment",
+        "record 3: it leaves the state active, and its attachment was not_started",
+    ]
+
+
 def test_bytes_and_hash_changed_together_break_the_chain(log):
     row = log._records[1]
     body = row.body.replace(b"MainThread", b"MainThreat")
