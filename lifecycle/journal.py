@@ -172,7 +172,7 @@ class Journal:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        await self.checkpoint()
+        await self.checkpoint(closing=True)
 
     async def flushed(self) -> None:
         """Wait until everything queued so far was written or refused."""
@@ -204,15 +204,16 @@ class Journal:
             self._due.clear()
             await self.checkpoint()
 
-    async def checkpoint(self) -> None:
+    async def checkpoint(self, *, closing: bool = False) -> None:
         """Enter what all writers have written in the register, and hand out the checkpoint.
 
+        With `closing`, enter too that this one writes no more, unless something of it was refused.
         What goes wrong is told to `on_trouble`: the records are safe, and the next turn tries again.
         """
         if not self._known:
             return  # this process has written nothing, so others look after it
         try:
-            tip = await self._worker.run(self._advance)
+            tip = await self._worker.run(self._advance, closing and not self._stuck and self._damage is None)
         except ChainBroken as e:
             self._damage = e
             self._on_trouble("lifecycle.log_damaged", store=self.store.url, seq=e.seq, why=str(e))
@@ -226,9 +227,8 @@ class Journal:
             except Exception as e:  # noqa: BLE001 - a function of the user's may raise anything
                 self._on_trouble("lifecycle.checkpoint_not_published", error=type(e).__name__, size=tip.size)
 
-    def _advance(self) -> Tip:
+    def _advance(self, closing: bool) -> Tip:
         seq, last = self._written
-        closing = self._closed and not self._stuck and self._damage is None
         while True:
             tip, more = advance(self.store, self._maker(), self._clock.utcnow(), closing=closing, own=(seq, last))
             if not more:

@@ -17,22 +17,31 @@ import functools
 import itertools
 import json
 import os
+import resource
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.cookiejar import MozillaCookieJar
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from lifecycle import AsyncClient, Client
+from lifecycle.audit import RecordKind, verify
+from lifecycle.clocks import SystemClock
 from lifecycle.config import parse_options
 from lifecycle.cookies import Cookie, read_cookie_file, save_cookie_file
+from lifecycle.journal import Journal
+from lifecycle.loops import SerialWorker
+from lifecycle.states import Event, State
+from lifecycle.stores.sqlite import SQLiteStore
+from lifecycle.testing.store_suite import a_record, a_writer
 from lifecycle_adapters.local.find import find_browser
 from lifecycle_adapters.local.launch import switches
 
@@ -304,6 +313,95 @@ def bench_cookies(rounds: int) -> None:
             )  # fmt: skip
 
 
+# --- the log as evidence ------------------------------------------------------------------------------------------
+
+
+def bench_evidence(rounds: int) -> None:
+    """Durable records by one writer, and by 16 at once, beside a bare INSERT loop; then the check of a long log."""
+    count = 480
+    body = a_record().to_json()
+    numbers = itertools.count()
+
+    def bare(folder: str) -> float:
+        with contextlib.closing(sqlite3.connect(f"{folder}/{next(numbers)}.db", isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("CREATE TABLE records (id INTEGER PRIMARY KEY, body BLOB)")
+            began = time.perf_counter()
+            for _ in range(count):
+                db.execute("INSERT INTO records (body) VALUES (?)", (body,))
+            return time.perf_counter() - began
+
+    def chained(folder: str, writers: int) -> float:
+        with contextlib.closing(SQLiteStore(f"{folder}/{next(numbers)}.db")) as store:
+            store.open()
+            return asyncio.run(_append(store, writers, count // writers))
+
+    with tempfile.TemporaryDirectory() as folder:
+        for writers in (1, 16):
+            compare(
+                f"{count} durable records, {writers} at a time", functools.partial(chained, folder, writers),
+                functools.partial(bare, folder), rounds=rounds, aim=1 / 0.7, against="bare INSERTs",
+            )  # fmt: skip
+        store = SQLiteStore(f"{folder}/long.db")
+        store.open()
+        total = 1_000_000 if rounds > 1 else 100_000
+        asyncio.run(_fill(store, total))
+        began = time.perf_counter()
+        found = verify(store)
+        rate = found.records / (time.perf_counter() - began)
+        assert found.ok
+        assert found.covered == found.records == total
+        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"     verify: {rate:,.0f} of {total:,} records a second (aim: 200,000), {size:.0f} MB", flush=True)
+        store.close()
+
+
+@contextlib.asynccontextmanager
+async def _journal(store: SQLiteStore) -> AsyncIterator[Journal]:
+    worker = SerialWorker("bench-store")
+    journal = Journal(store, SystemClock(), worker, as_writer=lambda writer, at: a_writer(writer=writer, renewed_at=at))
+    yield journal
+    await journal.close()
+    worker.stop()
+
+
+async def _append(store: SQLiteStore, writers: int, each: int) -> float:
+    async def write(journal: Journal, n: int) -> None:
+        for seq in range(1, each + 1):
+            await journal.append(journal.record(**_fields(f"a{n}", seq)))
+
+    async with _journal(store) as journal:
+        await journal.append(journal.record(**_fields("first", 1)))
+        began = time.perf_counter()
+        await asyncio.gather(*(write(journal, n) for n in range(writers)))
+        return time.perf_counter() - began
+
+
+async def _fill(store: SQLiteStore, total: int) -> None:
+    """Four records a session, which follow the table, all in the register."""
+    lives = [
+        {"kind": kind, "event": event, "source": source, "dest": dest}
+        for event, source, dest in (
+            (Event.START, State.NOT_STARTED, State.ACTIVE), (Event.STOP, State.ACTIVE, State.CLOSED),
+        )
+        for kind in (RecordKind.INTENT, RecordKind.COMMIT)
+    ]  # fmt: skip
+    async with _journal(store) as journal:
+        for first in range(0, total // 4, 500):
+            for n in range(first, first + 500):
+                for seq, fields in enumerate(lives, 1):
+                    journal.append(journal.record(**{**_fields(f"a{n}", seq), **fields, "session_id": f"s{n}"}))
+            await journal.flushed()
+
+
+def _fields(attachment_id: str, seq: int) -> dict[str, Any]:
+    """What a journal is told of a record; the rest it knows itself."""
+    made = a_record(1, seq, attachment_id=attachment_id, kind=RecordKind.REJECTED, dest=State.NOT_STARTED)
+    own = ("writer", "writer_seq", "prev", "at", "offset", "pid", "host", "library", "schema", "table")
+    return {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init and f.name not in own}
+
+
 # --- a service ----------------------------------------------------------------------------------------------------
 
 STORY = """
@@ -371,6 +469,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=9)
     benches = {"import": bench_import, "start": bench_start, "page": bench_page, "memory": bench_memory}
+    benches |= {"evidence": bench_evidence}
     benches |= {"many": bench_many, "idle": bench_idle, "cookies": bench_cookies, "server": bench_server}
     parser.add_argument("--only", choices=sorted(benches))
     chosen = parser.parse_args()

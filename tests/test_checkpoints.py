@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
@@ -18,12 +20,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from logs_rig import checkpoint_of, flips, live, small_log, tip_of
 from waiting import until
 
-from lifecycle import AsyncClient, AuditError, Client, ConfigError, StoreError, journal
+from lifecycle import AsyncClient, AuditError, Client, ConfigError, RecordKind, State, StoreError, journal
 from lifecycle.audit import Checkpoints, Key, Note, read_notes, verify
 from lifecycle.audit.notes import Publisher, load_key, make_note, new_key, public_key
 from lifecycle.audit.register import Entry, EntryKind
+from lifecycle.clocks import SystemClock
+from lifecycle.journal import Journal
+from lifecycle.loops import SerialWorker
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.stores.sqlite import SQLiteStore
+from lifecycle.testing.store_suite import a_record, a_writer
 from lifecycle_adapters.memory import MemoryAdapter
 
 ROOT = bytes(range(32))
@@ -251,6 +257,33 @@ def test_signatures_are_asked_for(key_file):
     key = public_key(load_key(key_file), checkpoint_of(store).origin)
     problems = verify(store, checkpoints=[checkpoint_of(store)], keys=[key]).problems
     assert [str(p) for p in problems] == [f"checkpoint 1: it has no right signature by {key.name}"]
+
+
+def test_a_writer_is_closed_once_also_when_a_checkpoint_was_under_way():
+    store = MemoryStore()
+    store.open()
+
+    async def main():
+        worker, gate = SerialWorker("test-store"), threading.Event()
+        it = Journal(store, SystemClock(), worker, as_writer=lambda writer, _: a_writer(writer=writer))
+        made = a_record(kind=RecordKind.REJECTED, dest=State.NOT_STARTED)
+        fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init}
+        for name in ("writer", "writer_seq", "prev", "at", "offset", "pid", "host", "library"):
+            del fields[name]
+        await it.append(it.record(**fields))
+        before = asyncio.ensure_future(worker.run(gate.wait))
+        under_way = asyncio.ensure_future(it.checkpoint())
+        closing = asyncio.ensure_future(it.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(before, under_way, closing)
+        worker.stop()
+
+    asyncio.run(main())
+    kinds = [entry.kind for entry in entries_of(store)]
+    assert kinds == [EntryKind.BEGUN, EntryKind.WRITER, EntryKind.HEAD, EntryKind.CLOSED]
+    assert verify(store).ok
 
 
 def test_what_a_killed_process_wrote_the_next_one_covers(tmp_path):
