@@ -327,10 +327,11 @@ def _chrome_args(value: object) -> tuple[str, ...]:
         raise ConfigError(option="chrome_args", value=value, allowed='a list of switches such as ["--lang=de"]')
     for arg in value:
         if not isinstance(arg, str) or not arg.startswith("--") or "\0" in arg:
-            raise ConfigError(option="chrome_args", value=arg, allowed="switches that start with --")
+            shown = arg.partition("=")[0] if isinstance(arg, str) else type(arg).__name__  # a value may be a secret
+            raise ConfigError(option="chrome_args", value=shown, allowed="switches that start with --")
         name = arg.split("=", 1)[0]
         if name in _OWN_SWITCHES:
-            raise ConfigError(option="chrome_args", value=arg, allowed=f"anything but {name}: {_OWN_SWITCHES[name]}")
+            raise ConfigError(option="chrome_args", value=name, allowed=f"anything but {name}: {_OWN_SWITCHES[name]}")
     return tuple(value)
 
 

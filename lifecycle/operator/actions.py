@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -501,10 +502,25 @@ def _waited(action: Action) -> str:
 
 
 def _reason(error: Error) -> str:
-    """What Playwright says, without its log, which repeats what was typed."""
+    """What Playwright says, without its log, which repeats what was typed, and the parts of URLs that hold secrets."""
     text = error.message.split("Call log:")[0].split("\n=")[0].strip()
-    text = " ".join(text.split())
+    text = _URL.sub(_without_secrets, " ".join(text.split()))
     return text.removeprefix("Error: ")[:500] or type(error).__name__
+
+
+_URL: Final = re.compile(
+    r"""(?P<scheme>\b[a-z][a-z0-9+.-]*://)
+        (?P<user>[^/\s?#]*@)?
+        (?P<place>[^\s?#]*)
+        (?P<rest>[?#]\S*)?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _without_secrets(url: re.Match[str]) -> str:
+    """A URL without user, password, query and fragment."""
+    user, rest = "...@" if url["user"] else "", "?..." if url["rest"] else ""
+    return f"{url['scheme']}{user}{url['place']}{rest}"
 
 
 def _take(download: Download, folder: Path) -> Path:
