@@ -19,6 +19,7 @@ from lifecycle.states import CloseReason, State
 
 if TYPE_CHECKING:
     from lifecycle.actions import Action, ActionResult, Observation, ObserveRequest, Scrape, ScrapeRequest
+    from lifecycle.audit.query import Query
     from lifecycle.config import SessionOptions
     from lifecycle.cookies import Cookie
 
@@ -713,6 +714,31 @@ class Store(Protocol):
         Returns:
             False where the last entry has not the number `after`: another process was faster, and nothing was added.
         """
+        ...
+
+    def query(
+        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> Sequence[tuple[int, Record]]:
+        """Records that `query` wants, with their number in the store, oldest first, numbered above `after`.
+
+        All of it is read at one moment: no record that was written before the last one found is missing.
+
+        Args:
+            query: Which records.
+            after: A number; 0 for all.
+            limit: At most so many; None for all.
+            newest: The last `limit` of them (still oldest first), and not the first.
+
+        Raises:
+            ConfigError: `limit` is negative.
+            StoreError: The store or a record can't be read.
+        """
+        ...
+
+    def bodies(
+        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> Sequence[tuple[int, bytes]]:
+        """What `query` finds, as the very bytes that are stored and hashed; arguments and errors as there."""
         ...
 
     def session(self, session_id: str) -> SessionRow | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from lifecycle.audit.merkle import leaf_hash
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lifecycle.audit import Record
+    from lifecycle.audit.query import Query
     from lifecycle.ports import Claim, SessionRow, Writer
     from lifecycle.states import State
 
@@ -207,6 +209,23 @@ class MemoryStore:
             return False
         self._register.extend((writer, leaf_hash(body), body) for writer, body in entries)
         return True
+
+    def query(
+        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> Sequence[tuple[int, Record]]:
+        """Records that a query wants, with their number; see `lifecycle.ports.Store.query`. Looks at each."""
+        check_page(limit=limit)
+        chosen = self.records(session_id=query.session, attachment_id=query.attachment, after=after)
+        found = (pair for pair in (reversed(chosen) if newest else chosen) if query.matches(pair[1]))
+        page = list(islice(found, limit))
+        return page[::-1] if newest else page
+
+    def bodies(
+        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> Sequence[tuple[int, bytes]]:
+        """What `query` finds, as the bytes that are stored; see `lifecycle.ports.Store.bodies`."""
+        found = self.query(query, after=after, limit=limit, newest=newest)
+        return [(number, self._records[number - 1].body) for number, _ in found]
 
     def session(self, session_id: str) -> SessionRow | None:
         """The ledger row of a session."""

@@ -7,15 +7,16 @@ Every write takes the write lock first (BEGIN IMMEDIATE), so no two of them work
 when it returns. A reader sees the last commit and holds nobody up.
 
 Columns that a later version needs come with ALTER TABLE ADD COLUMN under the next `SCHEMA_VERSION`; rows from before
-keep NULL there.
+keep NULL there. What records are found by lies beside them (`lifecycle.stores.sqlite_index`).
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,18 +25,20 @@ import orjson
 from lifecycle.audit.merkle import leaf_hash
 from lifecycle.ports import Claim, SessionRow, Stored, Writer
 from lifecycle.states import CloseReason, State
+from lifecycle.stores import sqlite_index
 from lifecycle.stores.common import check_page, check_rows, decode, encode, kept_hash, refused
 from lifecycle.stores.sqlite_file import SQLiteFile
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     from lifecycle.audit import Record
+    from lifecycle.audit.query import Query
 
 __all__ = ["SCHEMA_VERSION", "SQLiteStore"]
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """The version of the tables, kept in the file's ``user_version``."""
 
 APPLICATION_ID: Final = 0x6C696665
@@ -100,11 +103,12 @@ _REGISTER: Final = (
     END""",
 )
 
-_UPGRADES: Final = {
+_UPGRADES: Final[Mapping[int, Sequence[str]]] = {
     1: (_CLAIMS,),
     2: (_UNFINISHED_INDEX, "ALTER TABLE sessions ADD COLUMN held_until TEXT"),
     3: _WRITERS,
     4: ("ALTER TABLE records ADD COLUMN hash BLOB", *_REGISTER),
+    5: (*sqlite_index.TABLES, *sqlite_index.FILL),
 }
 """What makes a database of a version into one of the next."""
 
@@ -179,6 +183,7 @@ _SCHEMA: Final = (
     _CLAIMS,
     *_WRITERS,
     *_REGISTER,
+    *sqlite_index.TABLES,
     f"PRAGMA application_id={APPLICATION_ID}",
     f"PRAGMA user_version={SCHEMA_VERSION}",
 )
@@ -199,6 +204,7 @@ _WRITER: Final = tuple(f.name for f in fields(Writer))
 _RENEW: Final = f"INSERT OR REPLACE INTO writers ({', '.join(_WRITER)}) VALUES ({', '.join('?' * len(_WRITER))})"  # noqa: S608
 _OPEN: Final = f"SELECT attachment_id, {', '.join(_WRITER)} FROM open_attachments JOIN writers USING (writer)"  # noqa: S608
 _COLUMNS: Final = tuple(f.name for f in fields(SessionRow))
+_LABELS, _CREATED = _COLUMNS.index("labels"), _COLUMNS.index("created_at")
 _TIMES: Final = ("created_at", "closed_at", "last_accessed_at", "held_until")
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
 _PUT: Final = (
@@ -217,6 +223,7 @@ class SQLiteStore:
 
     def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = BUSY_TIMEOUT) -> None:
         self._file = SQLiteFile(Path(path).absolute(), busy_timeout=busy_timeout, prepare=self._prepare)
+        self._index = sqlite_index.Index()
 
     @property
     def url(self) -> str:
@@ -253,19 +260,26 @@ class SQLiteStore:
         bodies = encode(records, store=self.url)
         check_rows(rows, store=self.url)
         values = [_to_columns(row) for row in rows]
-        with self._file.use() as db, _transaction(db):
-            for r, body in zip(records, bodies, strict=True):
-                try:
-                    db.execute(
-                        _INSERT,
-                        (
-                            r.writer, r.writer_seq, r.attachment_id, r.attachment_seq, r.session_id, r.kind, r.event,
-                            r.source, r.dest, _iso(r.at), r.terminal, body, kept_hash(r),
-                        ),
-                    )  # fmt: skip
-                except sqlite3.IntegrityError as e:
-                    raise refused(r, str(e), store=self.url) from e
-            db.executemany(_PUT, values)
+        with self._file.use() as db:
+            with _transaction(db):
+                numbers = []
+                for r, body in zip(records, bodies, strict=True):
+                    try:
+                        added = db.execute(
+                            _INSERT,
+                            (
+                                r.writer, r.writer_seq, r.attachment_id, r.attachment_seq, r.session_id, r.kind,
+                                r.event, r.source, r.dest, sqlite_index.iso(r.at), r.terminal, body, kept_hash(r),
+                            ),
+                        )  # fmt: skip
+                    except sqlite3.IntegrityError as e:
+                        raise refused(r, str(e), store=self.url) from e
+                    numbers.append(added.lastrowid or 0)
+                classes, labels = self._index.add(db, zip(numbers, records, strict=True))
+                for row, put in zip(rows, values, strict=True):
+                    labels |= self._index.put(db, row, put[_LABELS], put[_CREATED])
+                    db.execute(_PUT, put)
+            self._index.keep(classes, labels)
 
     def records(
         self,
@@ -330,6 +344,23 @@ class SQLiteStore:
                 db.executemany("INSERT INTO register (seq, writer, hash, body) VALUES (?, ?, ?, ?)", rows)
         return bool(last == after)
 
+    def query(
+        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> Sequence[tuple[int, Record]]:
+        """Records that a query wants, with their number; see `lifecycle.ports.Store.query`."""
+        found = self.bodies(query, after=after, limit=limit, newest=newest)
+        return [(number, decode(number, body, store=self.url)) for number, body in found]
+
+    def bodies(
+        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> Sequence[tuple[int, bytes]]:
+        """What `query` finds, as the bytes that are stored; see `lifecycle.ports.Store.bodies`."""
+        from lifecycle.stores.sqlite_find import find_records  # noqa: PLC0415 - sessions never ask so
+
+        check_page(limit=limit)
+        with self._file.use() as db, _transaction(db, "DEFERRED"):
+            return find_records(db, query, after=after, limit=limit, newest=newest, store=self.url)
+
     def session(self, session_id: str) -> SessionRow | None:
         """The ledger row of a session."""
         with self._file.use() as db:
@@ -346,15 +377,14 @@ class SQLiteStore:
     ) -> Sequence[SessionRow]:
         """Ledger rows, newest first. With `labels`, those that carry all of them."""
         check_page(limit=limit, offset=offset)
-        where = ["1"]
-        parameters: list[object] = []
-        if status is not None:
-            where.append("state = ?")
-            parameters.append(str(status))
-        for pair in (labels or {}).items():
-            where.append("EXISTS (SELECT 1 FROM json_each(sessions.labels) WHERE key = ? AND value = ?)")
-            parameters.extend(pair)
-        sql = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY created_at DESC, rowid DESC LIMIT ? OFFSET ?"
+        if labels:
+            from lifecycle.stores.sqlite_find import find_sessions  # noqa: PLC0415 - most ask for none
+
+            with self._file.use() as db, _transaction(db, "DEFERRED"):
+                found = find_sessions(db, _SELECT, state=status, labels=labels, limit=limit, offset=offset)
+            return [self._to_row(row) for row in found]
+        where, parameters = ("1", ()) if status is None else ("state = ?", (str(status),))
+        sql = f"{_SELECT} WHERE {where} ORDER BY created_at DESC, rowid DESC LIMIT ? OFFSET ?"
         with self._file.use() as db:
             found = db.execute(sql, (*parameters, limit, offset)).fetchall()
         return [self._to_row(row) for row in found]
@@ -374,7 +404,7 @@ class SQLiteStore:
             StoreError: Nothing was written.
         """
         values = {name: getattr(writer, name) for name in _WRITER}
-        values["renewed_at"] = _iso(writer.renewed_at)
+        values["renewed_at"] = sqlite_index.iso(writer.renewed_at)
         with self._file.use() as db, _transaction(db):
             db.execute(_RENEW, tuple(values.values()))
 
@@ -415,6 +445,7 @@ class SQLiteStore:
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         """Check whose database it is, and make its tables or bring them up. Changes nothing in anybody else's."""
+        self._index.forget()
         with _transaction(db, "DEFERRED"):  # one moment for all that is looked at
             if self._version(db) == SCHEMA_VERSION:
                 return
@@ -471,16 +502,11 @@ def _transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[No
         raise
 
 
-def _iso(at: datetime) -> str:
-    """A form that sorts by time as text."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _to_columns(row: SessionRow) -> tuple[object, ...]:
+def _to_columns(row: SessionRow) -> tuple[Any, ...]:
     values = {name: getattr(row, name) for name in _COLUMNS}
     for name in ("labels", "facts"):
         values[name] = orjson.dumps(dict(values[name]), option=orjson.OPT_SORT_KEYS).decode()
     for name in _TIMES:
         if values[name] is not None:
-            values[name] = _iso(values[name])
+            values[name] = sqlite_index.iso(values[name])
     return tuple(values.values())

@@ -26,12 +26,13 @@ import pytest
 
 from lifecycle.audit import GuardResult, Record, RecordKind, StepOutcome, StepResult
 from lifecycle.audit.merkle import leaf_hash
+from lifecycle.audit.query import Query
 from lifecycle.errors import ConfigError, StoreError
 from lifecycle.ports import Claim, SessionRow, Store, Writer
 from lifecycle.states import CloseReason, Event, InFlight, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["StoreSuite", "a_claim", "a_record", "a_row", "a_writer"]
 
@@ -133,6 +134,49 @@ def a_writer(**fields: Any) -> Writer:
         "renewed_at": T0,
     }
     return Writer(**{**given, **fields})
+
+
+def _go_together(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """True for filters of which a query may have both."""
+    both = {**one, **two}
+    return not one.keys() & two.keys() and (
+        "since" not in both or both["since"] < both.get("until", T0 + timedelta(days=9))
+    )
+
+
+def _varied() -> list[Record]:
+    """Records that differ in what can be asked for."""
+    records: list[Record] = []
+    for n in range(4):
+        ends = (Event.STOP, State.CLOSED, "caller") if n % 2 else (Event.EXPIRE, State.TIMED_OUT, "deadline")
+        broken = {"kind": RecordKind.COMMIT, "event": Event.FAIL, "dest": State.ERROR, "error": "StartFailed"}
+        known: dict[str, Any] = {
+            "attachment_id": f"a{n}",
+            "session_id": f"s{n // 2}" if n else None,
+            "adapter": "local" if n == 3 else "memory",
+            "labels": {"team": "red" if n == 2 else "blue", "run": str(n)} if n else {},
+        }
+        steps = (StepResult(step="open_backend", outcome=StepOutcome.DONE, ms=10.0**n),)
+        lines: list[dict[str, Any]] = [{"steps": ()}]
+        if n == 2:
+            lines += [broken]
+        else:
+            lines += [
+                {"kind": RecordKind.COMMIT, "steps": steps},
+                {"kind": RecordKind.REJECTED, "source": State.ACTIVE, "dest": State.ACTIVE, "steps": ()},
+                {
+                    "kind": RecordKind.COMMIT,
+                    "event": ends[0],
+                    "source": State.ACTIVE,
+                    "dest": ends[1],
+                    "cause": ends[2],
+                },
+            ]
+        for seq, line in enumerate(lines, 1):
+            number = len(records) + 1
+            at = T0 + timedelta(seconds=n + seq)
+            records.append(a_record(number, seq, at=at, **{**known, **line}))
+    return records
 
 
 class StoreSuite:
@@ -317,6 +361,142 @@ class StoreSuite:
             assert again.last_entry() == b"three"
             again.close()
 
+    # --- queries ------------------------------------------------------------------------------------------------
+
+    def test_each_filter_finds_what_it_says(self, store: Store) -> None:
+        """Alone and in pairs, forwards and backwards, in pages: what `Query.matches` says of each record, no more."""
+        store.write(_varied(), [])
+        every = store.records()
+        alone: list[dict[str, Any]] = [
+            *({"state": state} for state in State),
+            *({"kind": kind} for kind in RecordKind),
+            *({"event": event} for event in (Event.START, Event.STOP, Event.FAIL, Event.DETACH)),
+            {"session": "s1"}, {"session": "nobody"}, {"attachment": "a2"}, {"attachment": "nobody"},
+            {"cause": "caller"}, {"cause": "deadline"}, {"cause": "nobody"},
+            {"adapter": "memory"}, {"adapter": "local"}, {"adapter": "nobody"},
+            {"error": "OSError"}, {"error": "StartFailed"}, {"error": "Start"}, {"error": "nobody"},
+            {"labels": {"team": "blue"}}, {"labels": {"team": "red"}}, {"labels": {"team": "re"}},
+            {"labels": {"team": "blue", "run": "1"}}, {"labels": {"run": "1", "team": "red"}}, {"labels": {"run": "9"}},
+            {"since": T0 + timedelta(seconds=3)}, {"until": T0 + timedelta(seconds=4)},
+            {"since": T0 + timedelta(seconds=2), "until": T0 + timedelta(seconds=5)},
+            {"since": T0 + timedelta(days=1)}, {"until": T0},
+            {"slower_than": 0}, {"slower_than": 5.0}, {"slower_than": 50}, {"slower_than": 700.5}, {"slower_than": 1e6},
+        ]  # fmt: skip
+        pairs = [{**one, **two} for n, one in enumerate(alone) for two in alone[n + 1 :] if _go_together(one, two)]
+        seen: set[int] = set()
+        for filters in [{}, *alone, *pairs]:
+            query = Query(**filters)
+            wanted = [(number, record) for number, record in every if query.matches(record)]
+            assert list(store.query(query)) == wanted, filters
+            assert list(store.query(query, newest=True)) == wanted, filters
+            assert list(store.query(query, limit=2)) == wanted[:2], filters
+            assert list(store.query(query, limit=2, newest=True)) == wanted[-2:], filters
+            middle = every[len(every) // 2][0]
+            later = [pair for pair in wanted if pair[0] > middle]
+            assert list(store.query(query, after=middle)) == later, filters
+            assert list(store.query(query, after=middle, limit=3, newest=True)) == later[-3:], filters
+            assert list(store.query(query, limit=0)) == list(store.query(query, after=every[-1][0])) == []
+            seen.add(len(wanted))
+        assert len(seen) > 10, "the records do not tell the filters apart"
+
+    def test_what_a_filter_means(self, store: Store) -> None:
+        """Each, written out by hand for one record."""
+        steps = (
+            StepResult(step="open_backend", outcome=StepOutcome.DONE, ms=12.5),
+            StepResult(step="open_viewer", outcome=StepOutcome.FAILED, ms=40.0, error="OSError"),
+        )
+        intent = a_record(1, 1, steps=())
+        commit = a_record(2, 2, kind=RecordKind.COMMIT, steps=steps, error="HookError", labels={"a": "1", "b": "2"})
+        store.write([intent, commit, a_record(3, 3, at=T0, source=State.ACTIVE, kind=RecordKind.EXTENDED)], [])
+
+        def seqs(**filters: Any) -> list[int]:
+            return [record.writer_seq for _, record in store.query(Query(**filters))]
+
+        assert seqs(state="not_started") == [1]  # where an intent finds it
+        assert seqs(state="active") == [2, 3]  # where a commit leads, and where what changes nothing was
+        assert seqs(error="OSError") == [2, 3]  # of a step
+        assert seqs(error="HookError") == [2]  # of its own
+        assert seqs(slower_than=39.9) == [2]
+        assert seqs(slower_than=40) == []  # it took longer, not as long
+        assert seqs(labels={"a": "1"}) == seqs(labels={"a": "1", "b": "2"}) == [2]
+        assert seqs(labels={"a": "1", "b": "1"}) == seqs(labels={"a": "1", "team": "blue"}) == []
+        assert seqs(since=commit.at) == [2]  # from that time on
+        assert seqs(until=commit.at) == [1, 3]  # before it
+
+    def test_labels_of_records_are_whole_and_exact(self, store: Store) -> None:
+        """Whatever characters they are made of."""
+        odd = {f"k{text}": text for text in ODD_TEXTS}
+        store.write([a_record(1, 1, labels=odd), a_record(2, 2, labels={"k": "v"})], [])
+        for key, value in odd.items():
+            assert [r.writer_seq for _, r in store.query(Query(labels={key: value}))] == [1], key
+            assert list(store.query(Query(labels={key: value + "x"}))) == []
+        assert [r.writer_seq for _, r in store.query(Query(labels=odd))] == [1]
+        assert list(store.query(Query(labels={**odd, "k": "v"}))) == []
+
+    def test_records_that_are_late_are_found_by_their_time(self, store: Store) -> None:
+        """Times need not rise with the numbers: several write, and what a store refused is written late."""
+        minutes = [50, 10, 40, 20, 30, 0]
+        store.write([a_record(n, n, at=T0 + timedelta(minutes=m)) for n, m in enumerate(minutes, 1)], [])
+        query = Query(since=T0 + timedelta(minutes=20), until=T0 + timedelta(minutes=50))
+        assert [r.writer_seq for _, r in store.query(query)] == [3, 4, 5]
+        assert [r.writer_seq for _, r in store.query(query, limit=2, newest=True)] == [4, 5]
+        assert [r.writer_seq for _, r in store.query(query, limit=2)] == [3, 4]
+
+    def test_a_query_reaches_over_many_records(self, store: Store) -> None:
+        """Pages are right where a store keeps records in blocks or by classes, at their bounds too."""
+        kinds = (RecordKind.INTENT, RecordKind.COMMIT, RecordKind.REJECTED)
+        records = [
+            a_record(
+                n, n, kind=kinds[n % 3], at=T0 + timedelta(seconds=n), labels={"half": str(n % 2)},
+                steps=(StepResult(step="x", outcome=StepOutcome.DONE, ms=float(n % 1500)),),
+            )
+            for n in range(1, 3001)
+        ]  # fmt: skip
+        store.write(records, [])
+        asked: tuple[dict[str, Any], ...] = (
+            {"kind": kinds[1]},
+            {"labels": {"half": "1"}},
+            {"slower_than": 1497.0},
+            {"since": T0 + timedelta(seconds=1020), "until": T0 + timedelta(seconds=1031)},
+            {"slower_than": 1000.0, "kind": kinds[2], "labels": {"half": "0"}, "since": T0 + timedelta(seconds=1100)},
+        )
+        for filters in asked:
+            query = Query(**filters)
+            wanted = [record.writer_seq for record in records if query.matches(record)]
+            assert wanted
+            paged: list[int] = []
+            after = 0
+            while page := store.query(query, after=after, limit=7):
+                paged += [record.writer_seq for _, record in page]
+                after = page[-1][0]
+            assert paged == wanted, filters
+            assert [r.writer_seq for _, r in store.query(query, limit=7, newest=True)] == wanted[-7:], filters
+
+    def test_bodies_are_the_bytes_that_are_stored(self, store: Store) -> None:
+        """The same records as `query` finds, as they were written."""
+        store.write(_varied(), [])
+        since = T0 + timedelta(seconds=3)
+        for query in (Query(), Query(session="s1"), Query(state=State.ACTIVE), Query(since=since)):
+            assert list(store.bodies(query, limit=4, newest=True)) == [
+                (number, record.to_json()) for number, record in store.query(query, limit=4, newest=True)
+            ]
+
+    def test_a_query_with_a_negative_page_is_refused(self, store: Store) -> None:
+        """A negative limit is an error and not everything."""
+        for ask in (lambda: store.query(Query(), limit=-1), lambda: store.bodies(Query(), limit=-1)):
+            with pytest.raises(ConfigError):
+                ask()
+
+    def test_what_a_refused_write_would_have_added_is_found_by_no_filter(self, store: Store) -> None:
+        """Nor does it lead later records astray."""
+        new: dict[str, Any] = {"labels": {"new": "label"}, "cause": "signal"}
+        with pytest.raises(StoreError):
+            store.write([a_record(1, 1, **new), a_record(3, 2)], [])
+        assert list(store.query(Query(labels={"new": "label"}))) == []
+        store.write([a_record(1, 1, labels={"another": "one"}, cause="exit"), a_record(2, 2, **new)], [])
+        for query in (Query(labels={"new": "label"}), Query(cause="signal")):
+            assert [record.writer_seq for _, record in store.query(query)] == [2]
+
     # --- ledger rows --------------------------------------------------------------------------------------------
 
     def test_a_row_is_put_and_replaced(self, store: Store) -> None:
@@ -414,6 +594,31 @@ class StoreSuite:
         found = store.session("odd")
         assert found is not None
         assert found.labels == odd
+
+    def test_labelled_rows_come_newest_first_whatever_becomes_of_them(self, store: Store) -> None:
+        """In pages, of one state or of all, after changes of state, labels and time; of one instant, the last first."""
+        both = {"team": "blue", "run": "1"}
+        for n in range(6):
+            at = T0 + timedelta(seconds=n // 3)
+            store.write([], [a_row(f"s{n}", created_at=at, labels=both if n % 2 else {"team": "blue"})])
+
+        def ids(**filters: Any) -> list[str]:
+            return [row.session_id for row in store.sessions(**filters)]
+
+        assert ids(labels={"team": "blue"}) == ["s5", "s4", "s3", "s2", "s1", "s0"]
+        assert ids(labels=both) == ids(labels={"run": "1"}) == ["s5", "s3", "s1"]
+        assert ids(labels={"team": "blue"}, limit=2, offset=1) == ["s4", "s3"]
+        assert ids(labels={"team": "blue"}, limit=2, offset=3) == ["s2", "s1"]
+        assert ids(labels={"team": "blue"}, limit=0) == ids(labels={"team": "blue"}, offset=6) == []
+        assert ids(labels={**both, "no": "such"}) == []
+        store.write([], [a_row("s4", created_at=T0 + timedelta(seconds=1), labels=both, state=State.CLOSED)])
+        store.write([], [a_row("s1", created_at=T0, labels={"team": "red"})])
+        store.write([], [a_row("s0", created_at=T0 + timedelta(seconds=9), labels={"team": "blue"})])
+        assert ids(labels={"team": "blue"}) == ["s0", "s5", "s4", "s3", "s2"]
+        assert ids(labels={"team": "blue"}, limit=3) == ["s0", "s5", "s4"]
+        assert ids(labels={"team": "blue"}, status=State.ACTIVE, limit=2) == ["s0", "s5"]
+        assert ids(labels=both, status=State.CLOSED) == ["s4"]
+        assert ids(labels={"team": "red"}) == ["s1"]
 
     # --- writes as a whole --------------------------------------------------------------------------------------
 
