@@ -165,6 +165,32 @@ class MemoryStore:
     ) -> Sequence[tuple[int, Record]]:
         """Records with their number, oldest first; see `lifecycle.ports.Store.records`."""
         check_page(limit=limit)
+        numbers = self._numbers(session_id, attachment_id, after)
+        if limit is not None:
+            numbers = numbers[max(0, len(numbers) - limit) :] if newest else numbers[:limit]
+        return [(n, decode(n, self._records[n - 1].body, store=self.url)) for n in numbers]
+
+    def query(
+        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> Sequence[tuple[int, Record]]:
+        """Records that a query wants, with their number; see `lifecycle.ports.Store.query`. Looks at each."""
+        check_page(limit=limit)
+        numbers = self._numbers(query.session, query.attachment, after)
+        records = (
+            (n, decode(n, self._records[n - 1].body, store=self.url)) for n in (numbers[::-1] if newest else numbers)
+        )
+        page = list(islice((pair for pair in records if query.matches(pair[1])), limit))
+        return page[::-1] if newest else page
+
+    def bodies(
+        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> Sequence[tuple[int, bytes]]:
+        """What `query` finds, as the bytes that are stored; see `lifecycle.ports.Store.bodies`."""
+        found = self.query(query, after=after, limit=limit, newest=newest)
+        return [(number, self._records[number - 1].body) for number, _ in found]
+
+    def _numbers(self, session_id: str | None, attachment_id: str | None, after: int) -> Sequence[int]:
+        """Numbers of records, in their order, numbered above `after`."""
         numbers: Sequence[int]
         if attachment_id is not None:
             numbers = self._by_attachment.get(attachment_id, ())
@@ -176,9 +202,7 @@ class MemoryStore:
         if attachment_id is not None and session_id is not None:
             of_session = set(self._by_session.get(session_id, ()))
             numbers = [n for n in numbers if n in of_session]
-        if limit is not None:
-            numbers = numbers[max(0, len(numbers) - limit) :] if newest else numbers[:limit]
-        return [(n, decode(n, self._records[n - 1].body, store=self.url)) for n in numbers]
+        return numbers
 
     def stored(self, *, writer: str | None = None, after: int = 0, limit: int | None = None) -> Sequence[Stored]:
         """Records as they are kept; see `lifecycle.ports.Store.stored`."""
@@ -209,23 +233,6 @@ class MemoryStore:
             return False
         self._register.extend((writer, leaf_hash(body), body) for writer, body in entries)
         return True
-
-    def query(
-        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
-    ) -> Sequence[tuple[int, Record]]:
-        """Records that a query wants, with their number; see `lifecycle.ports.Store.query`. Looks at each."""
-        check_page(limit=limit)
-        chosen = self.records(session_id=query.session, attachment_id=query.attachment, after=after)
-        found = (pair for pair in (reversed(chosen) if newest else chosen) if query.matches(pair[1]))
-        page = list(islice(found, limit))
-        return page[::-1] if newest else page
-
-    def bodies(
-        self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
-    ) -> Sequence[tuple[int, bytes]]:
-        """What `query` finds, as the bytes that are stored; see `lifecycle.ports.Store.bodies`."""
-        found = self.query(query, after=after, limit=limit, newest=newest)
-        return [(number, self._records[number - 1].body) for number, _ in found]
 
     def session(self, session_id: str) -> SessionRow | None:
         """The ledger row of a session."""
