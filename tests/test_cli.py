@@ -24,7 +24,7 @@ import children
 import pytest
 
 from lifecycle import Client, diagram, errors
-from lifecycle.cli import app, exits, install_browser, main, stored, tables, terminal
+from lifecycle.cli import app, exits, install_browser, main, stored, tables, terminal, trail
 from lifecycle.cli.exits import Exit, NavigationFailed, exit_code
 from lifecycle.cli.reference import commands, help_text
 from lifecycle.cli.run import full_url
@@ -499,9 +499,9 @@ def test_audit_log_says_when_it_is_cut(lc: Callable[..., Ran], log: Stored, monk
     written = records(log.url)
     few = lc("audit", "log", "--store", log.url, "--json", "--limit", "3")
     assert few.lines == [r.to_json().decode() for r in written[-3:]]
-    monkeypatch.setattr(stored, "RECORDS_SHOWN", len(written))
+    monkeypatch.setattr(trail, "RECORDS_SHOWN", len(written))
     assert lc("audit", "log", "--store", log.url).err == ""
-    monkeypatch.setattr(stored, "RECORDS_SHOWN", len(written) - 1)
+    monkeypatch.setattr(trail, "RECORDS_SHOWN", len(written) - 1)
     cut = lc("audit", "log", "--store", log.url)
     assert f"the newest {len(written) - 1} records" in cut.err
     assert sum(r.event in line for r in written[:1] for line in cut.lines) < len(cut.lines)

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lifecycle.audit import RecordKind
 from lifecycle.cli.exits import MEANINGS
-from lifecycle.states import State
+from lifecycle.states import Event, State
 
 __all__ = ["app", "command"]
 
@@ -27,6 +28,13 @@ class Format(enum.StrEnum):
     SVG = "svg"
     PLANTUML = "plantuml"
     MARKDOWN = "markdown"
+
+
+class TableFormat(enum.StrEnum):
+    """What `lifecycle audit export` writes."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
 
 
 def _examples(*lines: str) -> str:
@@ -45,6 +53,48 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+OfSession = Annotated[
+    str | None, typer.Argument(metavar="SESSION", help="A session's id, or its beginning. By default all sessions.")
+]
+OfState = Annotated[
+    State | None,
+    typer.Option(
+        "--state",
+        metavar="STATE",
+        help=f"Records that leave a session in this state: {', '.join(State)}. With --kind commit, that led to it.",
+    ),
+]
+OfEvent = Annotated[
+    Event | None, typer.Option("--event", metavar="EVENT", help=f"Records of this event: {', '.join(Event)}.")
+]
+OfKind = Annotated[
+    RecordKind | None,
+    typer.Option("--kind", metavar="KIND", help=f"Records of this kind: {', '.join(RecordKind)}."),
+]
+OfCause = Annotated[
+    str | None,
+    typer.Option("--cause", metavar="CAUSE", help="By who or what sent the event: caller, deadline, signal, ..."),
+]
+OfAdapter = Annotated[str | None, typer.Option("--adapter", metavar="NAME", help="Records of this adapter.")]
+OfError = Annotated[
+    str | None,
+    typer.Option("--error", metavar="CLASS", help="With an error of this class, also one of a step, as OSError."),
+]
+OfLabels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Records with this label; repeat it for more."),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since", metavar="TIME", help="From this time on: 2024-05-01T12:00, in UTC where it has no zone, or 2h, 7d."
+    ),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time, as for --since.")]
+SlowerThan = Annotated[
+    float | None,
+    typer.Option("--slower-than", metavar="MS", help="Records of which one step took more milliseconds."),
+]
 SessionArgument = Annotated[str, typer.Argument(metavar="ID", help="The session's id, or its beginning.")]
 
 
@@ -68,7 +118,8 @@ app = _app(
 )
 sessions = _app("List, show, stop and reap sessions.\n\nThose of a store, whichever process runs them.")
 audit = _app(
-    "Read and check the transition log.\n\nWhat happened to each session, when, and why; and proof that it is so."
+    "Read, check, sum up, follow and export the transition log.\n\n"
+    "What happened to each session, when, and why; and proof that it is so."
 )
 app.add_typer(sessions, name="sessions")
 app.add_typer(audit, name="audit")
@@ -325,12 +376,17 @@ def sessions_reap(
     reap_sessions(dry_run=dry_run, store=store, as_json=as_json)
 
 
-@audit.command("log", epilog=_examples("lifecycle audit log", "lifecycle audit log 3f2a91bc --json"))
+@audit.command(
+    "log",
+    epilog=_examples(
+        "lifecycle audit log",
+        "lifecycle audit log 3f2a91bc --json",
+        "lifecycle audit log --state error --since 7d --label team=crawl",
+        "lifecycle audit log --kind commit --slower-than 5000",
+    ),
+)
 def audit_log(
-    session_id: Annotated[
-        str | None,
-        typer.Argument(metavar="SESSION", help="A session's id, or its beginning. By default all sessions."),
-    ] = None,
+    session_id: OfSession = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -340,6 +396,16 @@ def audit_log(
             help="At most the newest N records. By default 100 in a table of all sessions, else all.",
         ),
     ] = None,
+    state: OfState = None,
+    event: OfEvent = None,
+    kind: OfKind = None,
+    cause: OfCause = None,
+    adapter: OfAdapter = None,
+    error: OfError = None,
+    label: OfLabels = None,
+    since: Since = None,
+    until: Until = None,
+    slower_than: SlowerThan = None,
     store: StoreOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each record as it is stored, one a line, and nothing else.")
@@ -347,11 +413,149 @@ def audit_log(
 ) -> None:
     """Print the records of the transition log, oldest first.
 
-    An intent is written before an edge is carried out, a commit after it, with how long each step took.
+    An intent is written before an edge is carried out, a commit after it, with how long each step took. With filters,
+    the records for which all of them hold.
     """
-    from lifecycle.cli.stored import audit_log as print_log  # noqa: PLC0415
+    from lifecycle.cli.filters import Filters  # noqa: PLC0415
+    from lifecycle.cli.trail import print_log  # noqa: PLC0415
 
-    print_log(session_id, limit=limit, store=store, as_json=as_json)
+    filters = Filters(
+        state=state, event=event, kind=kind, cause=cause, adapter=adapter, error=error, labels=label or (),
+        since=since, until=until, slower_than=slower_than,
+    )  # fmt: skip
+    print_log(session_id, filters, limit=limit, store=store, as_json=as_json)
+
+
+@audit.command("stats", epilog=_examples("lifecycle audit stats", "lifecycle audit stats --since 24h --json"))
+def audit_stats(
+    session_id: OfSession = None,
+    state: OfState = None,
+    event: OfEvent = None,
+    kind: OfKind = None,
+    cause: OfCause = None,
+    adapter: OfAdapter = None,
+    error: OfError = None,
+    label: OfLabels = None,
+    since: Since = None,
+    until: Until = None,
+    slower_than: SlowerThan = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sum the transition log up.
+
+    How long sessions stayed in each state, how long each step took and how it failed, how sessions ended, and what made
+    them fail. Counts and longest times are exact; median and 95 % are within 1 %.
+
+    A time in a state is told by two records: filter by session, label, adapter or time, and it is right.
+    """
+    from lifecycle.cli.filters import Filters  # noqa: PLC0415
+    from lifecycle.cli.trail import print_stats  # noqa: PLC0415
+
+    filters = Filters(
+        state=state, event=event, kind=kind, cause=cause, adapter=adapter, error=error, labels=label or (),
+        since=since, until=until, slower_than=slower_than,
+    )  # fmt: skip
+    print_stats(session_id, filters, store=store, as_json=as_json)
+
+
+@audit.command(
+    "follow",
+    epilog=_examples(
+        "lifecycle audit follow",
+        "lifecycle audit follow --cursor-file seen.cursor --json | logger",
+        "lifecycle audit follow --state error",
+    ),
+)
+def audit_follow(
+    session_id: OfSession = None,
+    cursor_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--cursor-file",
+            metavar="FILE",
+            help="Keep in this file how far it has come, and go on from there the next time: each record is printed at "
+            "least once, the first of all included. By default only what is new is printed.",
+        ),
+    ] = None,
+    state: OfState = None,
+    event: OfEvent = None,
+    kind: OfKind = None,
+    cause: OfCause = None,
+    adapter: OfAdapter = None,
+    error: OfError = None,
+    label: OfLabels = None,
+    since: Since = None,
+    until: Until = None,
+    slower_than: SlowerThan = None,
+    store: StoreOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each record as it is stored, one a line, and nothing else.")
+    ] = False,
+) -> None:
+    """Print records as they are written, by any process, until Ctrl-C or SIGTERM.
+
+    With a cursor file, what was printed is noted there once it has been written out: after a crash, the last records
+    may come a second time, and none is left out. A cursor of another log, or of other filters, is refused.
+    """
+    from lifecycle.cli.filters import Filters  # noqa: PLC0415
+    from lifecycle.cli.trail import follow_log  # noqa: PLC0415
+
+    filters = Filters(
+        state=state, event=event, kind=kind, cause=cause, adapter=adapter, error=error, labels=label or (),
+        since=since, until=until, slower_than=slower_than,
+    )  # fmt: skip
+    follow_log(session_id, filters, cursor_file=cursor_file, store=store, as_json=as_json)
+
+
+@audit.command(
+    "export",
+    epilog=_examples(
+        "lifecycle audit export --format csv -o log.csv",
+        "lifecycle audit export --since 2024-05-01 | gzip > log.jsonl.gz",
+    ),
+)
+def audit_export(
+    session_id: OfSession = None,
+    format_: Annotated[
+        TableFormat,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="jsonl: each record as it is stored, one a line. csv: a table in which no text is a formula: one that "
+            "might be gets an apostrophe before it.",
+        ),
+    ] = TableFormat.JSONL,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write this file, in one step at the end. By default, and for -, print it.",
+        ),
+    ] = None,
+    state: OfState = None,
+    event: OfEvent = None,
+    kind: OfKind = None,
+    cause: OfCause = None,
+    adapter: OfAdapter = None,
+    error: OfError = None,
+    label: OfLabels = None,
+    since: Since = None,
+    until: Until = None,
+    slower_than: SlowerThan = None,
+    store: StoreOption = None,
+) -> None:
+    """Write the records of the transition log for other programs, oldest first."""
+    from lifecycle.cli.filters import Filters  # noqa: PLC0415
+    from lifecycle.cli.trail import export_log  # noqa: PLC0415
+
+    filters = Filters(
+        state=state, event=event, kind=kind, cause=cause, adapter=adapter, error=error, labels=label or (),
+        since=since, until=until, slower_than=slower_than,
+    )  # fmt: skip
+    export_log(session_id, filters, form=format_, path=output, store=store)
 
 
 CheckpointsOption = Annotated[

@@ -1,4 +1,4 @@
-"""``lifecycle sessions`` and ``lifecycle audit``: what the store knows, read without a browser.
+"""``lifecycle sessions``: what the store knows of sessions, read without a browser.
 
 Rule: reading opens the store and nothing else. `show` and `stop` make a client, because only the owner of a session
 knows its latest use, and only the owner can stop it; `reap` makes one for each adapter that has something to release.
@@ -6,8 +6,7 @@ knows its latest use, and only the owner can stop it; `reap` makes one for each 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lifecycle.attachment import SessionStatus
-from lifecycle.cli.tables import records_table, sessions_table, state_style
+from lifecycle.cli.filters import parse_labels
+from lifecycle.cli.tables import sessions_table, state_style
 from lifecycle.cli.terminal import err, long_time, out, print_block, print_json, span
 from lifecycle.client import Client
 from lifecycle.errors import ConfigError, UsageError
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 
     from lifecycle.ports import SessionRow, Store
 
-__all__ = ["audit_log", "list_sessions", "parse_labels", "reap_sessions", "show_session", "stop_session"]
-
-RECORDS_SHOWN: Final = 100
-"""Newest records in a table of all sessions, where nothing else was asked for."""
+__all__ = ["find_session", "list_sessions", "reading", "reap_sessions", "show_session", "stop_session"]
 
 _OWNER_GONE: Final = "owner has ended"
 
@@ -46,21 +43,6 @@ def reading(store: str | None) -> Iterator[Store]:
         yield opened
     finally:
         opened.close()
-
-
-def parse_labels(labels: Sequence[str]) -> Mapping[str, str]:
-    """The labels in ``key=value`` texts.
-
-    Raises:
-        ConfigError: One has no key or no sign.
-    """
-    parsed: dict[str, str] = {}
-    for text in labels:
-        key, sign, value = text.partition("=")
-        if not key or not sign:
-            raise ConfigError(option="label", value=text, allowed="key=value")
-        parsed[key] = value
-    return parsed
 
 
 def find_session(store: Store, beginning: str) -> str:
@@ -166,33 +148,6 @@ def reap_sessions(*, dry_run: bool, store: str | None, as_json: bool) -> None:
         err().print(f"sessions of the adapter {adapter} are left: {lacking}", style="red", markup=False, soft_wrap=True)
     if kept or without:
         raise SystemExit(1)
-
-
-def audit_log(session_id: str | None, *, limit: int | None, store: str | None, as_json: bool) -> None:
-    """Print the transition log, oldest first: of one session whole, of all the newest records."""
-    with reading(store) as opened:
-        found = find_session(opened, session_id) if session_id is not None else None
-        if limit is None and found is None and not as_json:
-            limit = RECORDS_SHOWN
-        # One more than is shown tells whether there are more.
-        asked = limit + 1 if limit is not None else None
-        records = [r for _, r in opened.records(session_id=found, limit=asked, newest=asked is not None)]
-        url = opened.url
-    cut = limit is not None and len(records) > limit
-    if cut:
-        records = records[1:]
-    if as_json:
-        for record in records:
-            print(record.to_json().decode())
-        sys.stdout.flush()
-        return
-    if not records:
-        print(f"no records in {url}")
-        return
-    console = out(table=True)
-    print_block(console, records_table(records, console))
-    if cut:
-        err().print(f"the newest {limit} records; --limit N shows more", style="dim")
 
 
 def _gone(row: SessionRow) -> bool:

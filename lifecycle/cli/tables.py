@@ -17,15 +17,16 @@ from lifecycle.cli.terminal import Marks, long_time, marks, short_id, span
 from lifecycle.states import EDGES, State, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
 
     from rich.console import Console
 
     from lifecycle.attachment import SessionStatus
     from lifecycle.audit import Record, StepResult
+    from lifecycle.audit.stats import Stats
 
-__all__ = ["records_table", "sessions_table", "state_style"]
+__all__ = ["record_line", "records_table", "sessions_table", "state_style", "stats_tables"]
 
 ROOMY: Final = 100
 """From so many columns on, there is more room between the columns."""
@@ -107,6 +108,57 @@ def records_table(records: Sequence[Record], console: Console) -> Table:
         if last[record.session_id] == index:
             table.add_section()
     return table
+
+
+def record_line(record: Record, signs: Marks) -> str:
+    """A record in one line, for a log that is followed."""
+    when = record.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    parts = [_transition(record, signs), _why(record), _steps(record, signs)]
+    told = "  ".join(" ".join(part.plain.split()) for part in parts if part)
+    return f"{when} {short_id(record.session_id):<8} {record.event:<7} {record.kind:<9} {told}"
+
+
+def stats_tables(stats: Stats, console: Console) -> Iterator[Table]:
+    """The numbers of a log: its states, steps, endings and failures, each as a table."""
+    states = _table(console)
+    states.add_column(f"state ({stats.records} records)", no_wrap=True)
+    for column in ("entered", "left", "median", "95 % within", "longest"):
+        states.add_column(column, no_wrap=True, justify="right")
+    for state in stats.states:
+        times = state.seconds
+        told = [str(times.count), span(times.p50), span(times.p95), span(times.max)] if times else ["-"] * 4
+        states.add_row(Text(state.state, style=_STATES[state.state]), str(state.entered), *told)
+    yield states
+    if stats.steps:
+        steps = _table(console)
+        steps.add_column("step, in ms", no_wrap=True)
+        for column in ("ran", "median", "95 % within", "longest"):
+            steps.add_column(column, no_wrap=True, justify="right")
+        steps.add_column("failures", overflow="fold")
+        for step in stats.steps:
+            ms = step.ms
+            told = [str(ms.count), *(f"{value:.1f}" for value in (ms.p50, ms.p95, ms.max))] if ms else ["0", *"---"]
+            failures = ", ".join(f"{name} {count}" for name, count in step.failures.items())
+            steps.add_row(step.step, *told, Text(failures, style="red"))
+        yield steps
+    if stats.endings:
+        endings = _table(console)
+        for column in ("ended as", "reason"):
+            endings.add_column(column, no_wrap=True)
+        endings.add_column("attachments", no_wrap=True, justify="right")
+        for ending in stats.endings:
+            endings.add_row(
+                Text(ending.state, style=_STATES[ending.state]), ending.close_reason or "-", str(ending.count)
+            )
+        yield endings
+    if stats.failures:
+        failed = _table(console)
+        for column in ("failed by", "error"):
+            failed.add_column(column, no_wrap=True)
+        failed.add_column("attachments", no_wrap=True, justify="right")
+        for failure in stats.failures:
+            failed.add_row(failure.cause, Text(failure.error or "-", style="red"), str(failure.count))
+        yield failed
 
 
 def _table(console: Console) -> Table:
