@@ -17,6 +17,7 @@ import functools
 import itertools
 import json
 import os
+import random
 import resource
 import socket
 import sqlite3
@@ -27,13 +28,15 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from http.cookiejar import MozillaCookieJar
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from lifecycle import AsyncClient, Client
-from lifecycle.audit import RecordKind, verify
+from lifecycle.audit import RecordKind, StepOutcome, StepResult, verify
+from lifecycle.audit.query import Query
 from lifecycle.clocks import SystemClock
 from lifecycle.config import parse_options
 from lifecycle.cookies import Cookie, read_cookie_file, save_cookie_file
@@ -41,7 +44,9 @@ from lifecycle.journal import Journal
 from lifecycle.loops import SerialWorker
 from lifecycle.states import Event, State
 from lifecycle.stores.sqlite import SQLiteStore
-from lifecycle.testing.store_suite import a_record, a_writer
+from lifecycle.stores.sqlite_index import Index
+from lifecycle.testing.store_suite import T0, a_record, a_row, a_writer
+from lifecycle.trail import AuditTrail
 from lifecycle_adapters.local.find import find_browser
 from lifecycle_adapters.local.launch import switches
 
@@ -402,6 +407,140 @@ def _fields(attachment_id: str, seq: int) -> dict[str, Any]:
     return {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init and f.name not in own}
 
 
+# --- the log ------------------------------------------------------------------------------------------------------
+
+
+def fill(store: Any, sessions: int) -> list[tuple[str, dict[str, Any]]]:
+    """Write about four records a session, and give filters of which many records match, few, or none."""
+    rng = random.Random(1)
+    seq = 0
+    for first in range(0, sessions, 250):
+        records, rows = [], []
+        for n in range(first, min(first + 250, sessions)):
+            at = T0 + timedelta(seconds=n)
+            labels = {"team": rng.choice(["blue", "red"]), "run": f"r{n}", **({"rare": "x"} if n % 5000 == 7 else {})}
+            known = {"attachment_id": f"a{n}", "session_id": f"s{n}", "labels": labels, "steps": ()}
+            known["adapter"] = rng.choice(["local", "remote", "memory"])
+            opened = StepResult(step="open_backend", outcome=StepOutcome.DONE, ms=rng.lognormvariate(5.5, 0.6))
+            lines: list[dict[str, Any]] = [{"steps": ()}]
+            if n % 1000 == 3:
+                failed = {"event": Event.FAIL, "dest": State.ERROR, "error": "StartFailed", "cause": "step"}
+                slow = dataclasses.replace(opened, ms=opened.ms * 10, outcome=StepOutcome.FAILED, error="StartFailed")
+                lines += [{"kind": RecordKind.DIVERTED, "steps": (slow,)}, {"kind": RecordKind.COMMIT, **failed}]
+            else:
+                end = {"event": Event.STOP, "source": State.ACTIVE, "dest": State.CLOSED}
+                if rng.random() < 0.2:
+                    end |= {"event": Event.EXPIRE, "dest": State.TIMED_OUT, "cause": "deadline"}
+                released = StepResult(step="release_backend", outcome=StepOutcome.DONE, ms=rng.lognormvariate(3, 0.5))
+                lines += [{"kind": RecordKind.COMMIT, "steps": (opened,)}, end]
+                lines += [{"kind": RecordKind.COMMIT, "steps": (released,), **end}]
+            for number, line in enumerate(lines, 1):
+                seq += 1
+                records.append(a_record(seq, number, at=at + timedelta(milliseconds=number), **{**known, **line}))
+            state = records[-1].dest
+            rows.append(a_row(f"s{n}", attachment_id=f"a{n}", state=state, created_at=at, labels=labels, released=True))
+        store.write(records, rows)
+    end = T0 + timedelta(seconds=sessions)
+    middle = T0 + timedelta(seconds=sessions // 2)
+    return [
+        ("nothing", {}),
+        ("session", {"session": f"s{sessions // 2}"}),
+        ("attachment", {"attachment": f"a{sessions // 2}"}),
+        *[(f"kind {kind}", {"kind": kind}) for kind in ("commit", "diverted", "held")],
+        *[(f"event {event}", {"event": event}) for event in ("start", "fail", "detach")],
+        *[(f"state {state}", {"state": state}) for state in ("active", "error")],
+        *[(f"cause {cause}", {"cause": cause}) for cause in ("caller", "step", "nobody")],
+        *[(f"adapter {adapter}", {"adapter": adapter}) for adapter in ("local", "nobody")],
+        *[(f"error {error}", {"error": error}) for error in ("StartFailed", "nobody")],
+        *[
+            (f"label {k}={v}", {"labels": {k: v}})
+            for k, v in (("team", "blue"), ("rare", "x"), ("run", "r7"), ("x", "y"))
+        ],
+        *[(f"since, {part}", {"since": at}) for part, at in (("all", T0), ("the last 2 h", end - timedelta(hours=2)))],
+        *[(f"until, {part}", {"until": at}) for part, at in (("all", end), ("none", T0))],
+        ("3 s in the middle", {"since": middle, "until": middle + timedelta(seconds=3)}),
+        *[(f"slower than {ms:g} ms", {"slower_than": ms}) for ms in (0, 300, 3000, 10_000, 1e6)],
+        ("commit, error", {"kind": "commit", "state": "error"}),
+        ("commit, slower than 3500 ms", {"kind": "commit", "slower_than": 3500}),
+        ("label, error", {"labels": {"team": "blue"}, "state": "error"}),
+        ("label, slower than 4000 ms", {"labels": {"team": "blue"}, "slower_than": 4000}),
+        ("label, since", {"labels": {"team": "blue"}, "since": end - timedelta(hours=1)}),
+        ("two labels", {"labels": {"team": "blue", "rare": "x"}}),
+        ("error, since", {"error": "StartFailed", "since": middle}),
+        ("slower than 1000 ms, until", {"slower_than": 1000, "until": middle}),
+    ]
+
+
+def spent(work: Callable[[], object], times: int = 5) -> str:
+    took = [timed(work) for _ in range(times)]
+    return f"{statistics.median(took) * 1e3:8.2f} ms, at most {max(took) * 1e3:.2f}"
+
+
+def bench_audit(rounds: int) -> None:
+    """The log with a million records of 250,000 sessions, or a tenth of that with one round: pages of 100, and sums."""
+    sessions = 250_000 if rounds > 1 else 25_000
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(SQLiteStore(f"{folder}/log.db")) as store:
+        store.open()
+        asked = fill(store, sessions)
+        print(f"     {AuditTrail(store).newest():,} records, pages of 100 (aim: below 50 ms)")
+        for title, filters in asked:
+            query = Query(**filters)
+            newest = functools.partial(store.query, query, limit=100, newest=True)
+            oldest = functools.partial(store.query, query, limit=100)
+            print(f"     {title:<30} newest {spent(newest)}   oldest {spent(oldest)}", flush=True)
+        print(f"     {sessions:,} sessions, pages of 50 (aim: below 10 ms)")
+        for title, chosen in (
+            ("sessions", {}), ("closed", {"status": State.CLOSED}), ("active", {"status": State.ACTIVE}),
+            ("team=blue", {"labels": {"team": "blue"}}), ("rare=x", {"labels": {"rare": "x"}}),
+            ("team=blue, active", {"labels": {"team": "blue"}, "status": State.ACTIVE}),
+            ("team=blue, page 100", {"labels": {"team": "blue"}, "offset": 4950}),
+        ):  # fmt: skip
+            print(f"     {title:<30} {spent(functools.partial(store.sessions, **chosen))}", flush=True)
+        with Client(adapter="memory", store=store, reap_on_start=False) as client:
+            for title, labels in (("sessions.list", None), ("sessions.list, team=blue", {"team": "blue"})):
+                print(f"     {title:<30} {spent(functools.partial(client.sessions.list, label=labels))}", flush=True)
+        store.open()
+        print(f"     stats of all: {timed(AuditTrail(store).stats):.1f} s", flush=True)
+    bench_writes(rounds)
+
+
+class Unindexed(Index):
+    """Finds nothing: what a write costs without."""
+
+    def add(self, *_: Any) -> Any:
+        return {}, {}
+
+    def put(self, *_: Any) -> Any:
+        return {}
+
+
+def bench_writes(rounds: int) -> None:
+    """A write with the index, beside one without: 2,000 records at once, and records one by one."""
+    with tempfile.TemporaryDirectory() as folder:
+        stores = {kind: SQLiteStore(f"{folder}/{kind.__name__}.db") for kind in (Index, Unindexed)}
+        lasts = dict.fromkeys(stores, 0)
+        for kind, store in stores.items():
+            store._index = kind()
+            store.open()
+
+        def write(kind: type[Index], writes: int, count: int) -> float:
+            first = lasts[kind] + 1
+            lasts[kind] += writes * count
+            records = [a_record(n, n) for n in range(first, lasts[kind] + 1)]
+            began = time.perf_counter()
+            for n in range(0, len(records), count):
+                stores[kind].write(records[n : n + count], [])
+            return time.perf_counter() - began
+
+        for title, writes, count in (("2,000 records written at once", 1, 2000), ("200 records one by one", 200, 1)):
+            compare(
+                title, functools.partial(write, Index, writes, count),
+                functools.partial(write, Unindexed, writes, count), rounds=rounds, aim=1.5, against="no index",
+            )  # fmt: skip
+        for store in stores.values():
+            store.close()
+
+
 # --- a service ----------------------------------------------------------------------------------------------------
 
 STORY = """
@@ -469,7 +608,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=9)
     benches = {"import": bench_import, "start": bench_start, "page": bench_page, "memory": bench_memory}
-    benches |= {"evidence": bench_evidence}
+    benches |= {"audit": bench_audit, "evidence": bench_evidence}
     benches |= {"many": bench_many, "idle": bench_idle, "cookies": bench_cookies, "server": bench_server}
     parser.add_argument("--only", choices=sorted(benches))
     chosen = parser.parse_args()

@@ -268,6 +268,25 @@ def test_a_record_that_cannot_be_read_does_not_keep_a_database_from_being_brough
             again.query(Query(kind="commit"))
 
 
+def test_what_a_refused_row_would_have_added_leads_no_later_record_astray(store, path):
+    """The numbers that its labels and classes got are given to others afterwards."""
+    with store._file.use() as db:
+        db.execute("CREATE TEMP TRIGGER no BEFORE INSERT ON sessions BEGIN SELECT RAISE(ABORT, 'not now'); END")
+    with pytest.raises(StoreError, match="not now"):
+        store.write([a_record(labels={"lost": "1"}, cause="signal")], [a_row(labels={"lost": "2"})])
+    with store._file.use() as db:
+        db.execute("DROP TRIGGER no")
+    store.write([a_record(1, 1, labels={"kept": "1"}, cause="exit")], [a_row("t", labels={"kept": "2"})])
+    store.write([a_record(2, 2, labels={"lost": "1"}, cause="signal")], [a_row("s", labels={"lost": "2"})])
+    for query, number in (
+        (Query(labels={"lost": "1"}), 2), (Query(cause="signal"), 2), (Query(labels={"kept": "1"}), 1),
+        (Query(cause="exit"), 1),
+    ):  # fmt: skip
+        assert [n for n, _ in store.query(query)] == [number]
+    assert [row.session_id for row in store.sessions(labels={"lost": "2"})] == ["s"]
+    assert [row.session_id for row in store.sessions(labels={"kept": "2"})] == ["t"]
+
+
 def test_an_index_knows_nothing_of_the_file_that_was_there_before(store, path, tmp_path):
     store.write([a_record(labels={"first": "1"}, cause="signal")], [])
     store.close()

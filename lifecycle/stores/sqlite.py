@@ -262,20 +262,21 @@ class SQLiteStore:
         values = [_to_columns(row) for row in rows]
         with self._file.use() as db:
             with _transaction(db):
-                numbers = []
+                added: list[tuple[int, str, Record]] = []
                 for r, body in zip(records, bodies, strict=True):
+                    at = sqlite_index.iso(r.at)
                     try:
-                        added = db.execute(
+                        inserted = db.execute(
                             _INSERT,
                             (
                                 r.writer, r.writer_seq, r.attachment_id, r.attachment_seq, r.session_id, r.kind,
-                                r.event, r.source, r.dest, sqlite_index.iso(r.at), r.terminal, body, kept_hash(r),
+                                r.event, r.source, r.dest, at, r.terminal, body, kept_hash(r),
                             ),
                         )  # fmt: skip
                     except sqlite3.IntegrityError as e:
                         raise refused(r, str(e), store=self.url) from e
-                    numbers.append(added.lastrowid or 0)
-                classes, labels = self._index.add(db, zip(numbers, records, strict=True))
+                    added.append((inserted.lastrowid or 0, at, r))
+                classes, labels = self._index.add(db, added)
                 for row, put in zip(rows, values, strict=True):
                     labels |= self._index.put(db, row, put[_LABELS], put[_CREATED])
                     db.execute(_PUT, put)

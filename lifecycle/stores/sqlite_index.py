@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from lifecycle.audit.query import errors_of, slowest_of, state_after
+from lifecycle.audit.query import MOVES
 
 if TYPE_CHECKING:
     from lifecycle.audit.record import Record
@@ -171,9 +171,13 @@ class Index:
         self._labels.clear()
 
     def add(
-        self, db: sqlite3.Connection, numbered: Iterable[tuple[int, Record]]
+        self, db: sqlite3.Connection, numbered: Iterable[tuple[int, str, Record]]
     ) -> tuple[dict[_Class, int], dict[_Label, int]]:
         """Take in records that were written just now, in the transaction that wrote them.
+
+        Args:
+            db: The connection.
+            numbered: The number of each record, its time as it is kept, and the record.
 
         Returns:
             The numbers of classes and labels for `keep`, their transaction has been committed.
@@ -183,9 +187,8 @@ class Index:
         of_classes: list[tuple[int, int, float]] = []
         of_labels: list[tuple[int, int, int, float]] = []
         blocks: dict[int, tuple[int, str, str, float]] = {}
-        for number, record in numbered:
-            slowest, at = slowest_of(record), iso(record.at)
-            shape = _shape(record, slowest)
+        for number, at, record in numbered:
+            shape, slowest = _shape(record)
             class_ = self._classes.get(shape) or classes.get(shape)
             if class_ is None:
                 class_ = classes[shape] = _number(db, _ADD_CLASS, _FIND_CLASS, shape)
@@ -238,9 +241,17 @@ class Index:
         self._labels.update(labels)
 
 
-def _shape(record: Record, slowest: float) -> _Class:
-    errors = orjson.dumps(sorted(errors_of(record))).decode()
-    return record.kind, record.event, state_after(record), record.cause, record.adapter, errors, pace_of(slowest)
+def _shape(record: Record) -> tuple[_Class, float]:
+    """What the class of a record is found by, and its slowest step; as `lifecycle.audit.query` says, in one go."""
+    slowest = 0.0
+    errors = set() if record.error is None else {record.error}
+    for step in record.steps:
+        slowest = max(slowest, step.ms)
+        if step.error is not None:
+            errors.add(step.error)
+    told = orjson.dumps(sorted(errors)).decode() if errors else "[]"
+    state = record.dest if record.kind in MOVES else record.source
+    return (record.kind, record.event, state, record.cause, record.adapter, told, pace_of(slowest)), slowest
 
 
 def pace_of(ms: float) -> int:

@@ -376,7 +376,7 @@ class StoreSuite:
             {"adapter": "memory"}, {"adapter": "local"}, {"adapter": "nobody"},
             {"error": "OSError"}, {"error": "StartFailed"}, {"error": "Start"}, {"error": "nobody"},
             {"labels": {"team": "blue"}}, {"labels": {"team": "red"}}, {"labels": {"team": "re"}},
-            {"labels": {"team": "blue", "run": "1"}}, {"labels": {"run": "1", "team": "red"}}, {"labels": {"run": "9"}},
+            {"labels": {"team": "blue", "run": "1"}}, {"labels": {"run": "1", "team": "red"}}, {"labels": {"run": "2", "team": "blue"}}, {"labels": {"run": "9"}},
             {"since": T0 + timedelta(seconds=3)}, {"until": T0 + timedelta(seconds=4)},
             {"since": T0 + timedelta(seconds=2), "until": T0 + timedelta(seconds=5)},
             {"since": T0 + timedelta(days=1)}, {"until": T0},
