@@ -444,6 +444,26 @@ def test_a_signal_ends_it_between_two_pages(url, records, tmp_path, number):
     assert json.loads(cursor.read_bytes())["number"] == 6
 
 
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+def test_a_signal_lets_a_page_be_finished_and_a_second_one_does_not(lc, url, records, tmp_path, monkeypatch, times):
+    cursor, write = tmp_path / "at", trail._write
+
+    def struck(lines):
+        for n, line in enumerate(lines):
+            if n == 2:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGTERM)
+            write([line])
+
+    monkeypatch.setattr(trail, "_write", struck)
+    before = signal.getsignal(signal.SIGTERM)
+    code, lines, err = lc("follow", "--store", url, "--cursor-file", cursor, "--json")
+    assert (code, err) == (Exit.TERMINATED, "")
+    assert len(lines) == (6 if times == 1 else 2)
+    assert cursor.exists() == (times == 1)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_half_written_line_is_ended_before_the_next(url, records, tmp_path):
     printed = tmp_path / "printed"
     printed.write_bytes(b'{"half": ')

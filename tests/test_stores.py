@@ -250,20 +250,27 @@ def test_what_was_written_before_there_was_an_index_is_in_it(store, path):
                 db.execute(statement)
 
 
-def test_a_record_that_cannot_be_read_does_not_keep_a_database_from_being_brought_up(store, path):
+@pytest.mark.parametrize(
+    "body",
+    [b"\xff\x00", b"{", b"", b"[]", b"5", b"{}", b'{"labels": null, "steps": 5, "error": {}, "cause": []}',
+     b'{"labels": {"a": 1, "b": null, "c": {}}, "steps": [1, "x", {"ms": "x", "error": 2}, null], "adapter": 1.5}'],
+)  # fmt: skip
+def test_a_record_that_cannot_be_read_does_not_keep_a_database_from_being_brought_up(store, path, body):
     store.write([a_record()], [])
     store.close()
     with closing(sqlite3.connect(path)) as db:
         without_index(db)
         db.execute(
             "INSERT INTO records (writer, writer_seq, attachment_id, attachment_seq, kind, event, source, dest, at, "
-            "terminal, body) VALUES ('v', 1, 'b', 1, 'commit', 'stop', 'active', 'closed', '2024', 1, x'ff00')"
+            "terminal, body) VALUES ('v', 1, 'b', 1, 'commit', 'stop', 'active', 'closed', '2024', 1, ?)",
+            (body,),
         )
         db.execute("PRAGMA user_version=5")
         db.commit()
     with closing(SQLiteStore(path)) as again:
         again.open()
-        assert again.bodies(Query(kind="commit")) == [(2, b"\xff\x00")]
+        assert again.bodies(Query(kind="commit")) == [(2, body)]
+        assert [number for number, _ in again.query(Query(kind="intent", labels={"team": "blue"}))] == [1]
         with pytest.raises(StoreError, match="record 2 "):
             again.query(Query(kind="commit"))
 

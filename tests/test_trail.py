@@ -210,9 +210,11 @@ def test_one_writer_is_timed_by_its_own_clock_and_two_by_the_time_of_day():
 def test_what_changes_no_state_is_no_time_in_one():
     life = a_life(1, seq=1, opened=2.0, lived=30.0, end=CLOSED)
     noise = a_record(9, 9, attachment_id="a1", kind=RecordKind.REJECTED, source=State.ACTIVE, dest=State.ACTIVE)
+    intent = a_record(9, 9, **{**CLOSED, "attachment_id": "a1", "kind": RecordKind.INTENT})
     late = a_record(9, 9, attachment_id="a1", kind=RecordKind.IGNORED, source=State.CLOSED, dest=State.CLOSED)
-    told = summarize(r.to_json() for r in (*life[:2], noise, life[2], late))
-    assert (told.states[1].entered, told.states[1].seconds.count) == (1, 1)
+    told = summarize(r.to_json() for r in (*life[:2], noise, intent, life[2], late))
+    assert (told.states[1].entered, told.states[1].seconds.count, told.states[1].seconds.max) == (1, 1, 30.0)
+    assert told.states[2].entered == 1
     assert sum(e.count for e in told.endings) == 1
 
 

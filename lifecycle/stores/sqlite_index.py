@@ -85,14 +85,17 @@ def _each(column: str) -> str:
 
 
 _FACTS: Final = """
-    SELECT id, at, json_extract(body, '$.cause') AS cause, json_extract(body, '$.adapter') AS adapter, kind, event,
-        CASE WHEN kind IN ('commit', 'recovered') THEN dest ELSE source END AS state,
-        coalesce((SELECT json_group_array(error) FROM (
+    SELECT id, at, kind, event, CASE WHEN kind IN ('commit', 'recovered') THEN dest ELSE source END AS state,
+        coalesce(CAST(json_extract(body, '$.cause') AS TEXT), '') AS cause,
+        coalesce(CAST(json_extract(body, '$.adapter') AS TEXT), '') AS adapter,
+        (SELECT json_group_array(error) FROM (
             SELECT error FROM (
-                SELECT json_extract(body, '$.error') AS error
-                UNION SELECT json_extract(value, '$.error') FROM json_each(body, '$.steps'))
-            WHERE error IS NOT NULL ORDER BY error)), '[]') AS errors,
-        coalesce((SELECT max(json_extract(value, '$.ms')) FROM json_each(body, '$.steps')), 0.0) AS slowest
+                SELECT CAST(json_extract(body, '$.error') AS TEXT) AS error
+                UNION SELECT CAST(json_extract(value, '$.error') AS TEXT)
+                    FROM json_each(body, '$.steps') WHERE type = 'object')
+            WHERE error IS NOT NULL ORDER BY error)) AS errors,
+        coalesce((SELECT max(CAST(json_extract(value, '$.ms') AS REAL))
+            FROM json_each(body, '$.steps') WHERE type = 'object'), 0.0) AS slowest
     FROM (SELECT id, at, kind, event, source, dest,
         CASE WHEN json_valid(CAST(body AS TEXT)) THEN CAST(body AS TEXT) ELSE '{}' END AS body FROM records)
 """
@@ -100,8 +103,9 @@ _FACTS: Final = """
 _PACE: Final = f"CASE {' '.join(f'WHEN slowest < {p} THEN {n}' for n, p in enumerate(_PACES))} ELSE {len(_PACES)} END"
 
 FILL: Final = (
-    f"""CREATE TEMP TABLE facts AS SELECT id, at, slowest, kind, event, state, coalesce(cause, '') AS cause,
-        coalesce(adapter, '') AS adapter, errors, {_PACE} AS pace FROM ({_FACTS})""",
+    f"CREATE TEMP TABLE told AS {_FACTS}",  # in two steps: SQLite would look for the slowest step at each WHEN
+    f"CREATE TEMP TABLE facts AS SELECT *, {_PACE} AS pace FROM told",
+    "DROP TABLE told",
     """INSERT INTO record_classes (kind, event, state, cause, adapter, errors, pace)
         SELECT DISTINCT kind, event, state, cause, adapter, errors, pace FROM facts ORDER BY id""",
     """INSERT INTO record_index SELECT class, id, slowest
