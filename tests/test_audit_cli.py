@@ -14,6 +14,7 @@ import sys
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import tzset
 
 import pytest
 from waiting import until
@@ -148,8 +149,14 @@ def test_a_bad_filter_is_told_before_a_store_is_made(lc, url, tmp_path, command,
         ("2024-05-01T10:00:00.5Z", datetime(2024, 5, 1, 10, 0, 0, 500000, tzinfo=UTC)),
     ],
 )
-def test_a_time_is_iso_or_a_span_back(text, time):
-    assert parse_time("since", text, now=NOW) == time
+def test_a_time_is_iso_or_a_span_back(text, time, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    tzset()
+    try:
+        assert parse_time("since", text, now=NOW) == time
+    finally:
+        monkeypatch.undo()
+        tzset()
 
 
 @pytest.mark.parametrize(

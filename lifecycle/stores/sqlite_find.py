@@ -2,6 +2,9 @@
 
 Rule: a page costs about the same whether many records match, few or none, and is read at one moment, so that a caller
 who goes on behind it has missed none. Both functions need a transaction around them.
+
+Of several labels the rarest is gone through and the others are looked up, so two that are common and never come
+together cost a look at each record of one of them.
 """
 # ruff: noqa: S608 - statements are put together from texts of our own, and values are bound
 
@@ -38,7 +41,7 @@ _COLUMNS: Final = {
 }
 """Filters that the table of records has a column for."""
 
-_COUNTED: Final = 1000
+_COUNTED: Final = 20_000
 """Records or sessions of a label that are counted, to begin with the label that has the fewest."""
 
 _LAST: Final = 2**63 - 1
