@@ -149,8 +149,9 @@ _ADD_BLOCK: Final = (
 )
 
 _OLD_ROW: Final = "SELECT state, labels, created_at FROM sessions WHERE session_id = ?"
-_REMOVE_SESSION: Final = f"""DELETE FROM session_labels WHERE session_id = ?1 AND state = ?2 AND created_at = ?4
-    AND label IN (SELECT label FROM {_each("?3")} AS given JOIN labels USING (key, value))"""
+_REMOVE_SESSION: Final = f"""WITH old (text) AS (VALUES (?)) DELETE FROM session_labels
+    WHERE state = ? AND created_at = ? AND session_id = ?
+    AND label IN (SELECT label FROM old, {_each("old.text")} AS given JOIN labels USING (key, value))"""
 _ADD_SESSION: Final = "INSERT INTO session_labels VALUES (?, ?, ?, ?)"
 
 _KEPT: Final = 10_000
@@ -227,7 +228,8 @@ class Index:
         if before == (row.state, labels, created_at) or (before is None and not row.labels):
             return new
         if before is not None:
-            db.execute(_REMOVE_SESSION, (row.session_id, *before))
+            old_state, old_labels, old_created_at = before
+            db.execute(_REMOVE_SESSION, (old_labels, old_state, old_created_at, row.session_id))
         for pair in row.labels.items():
             number = self._labels.get(pair)
             if number is None:
