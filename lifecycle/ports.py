@@ -756,6 +756,14 @@ class Store(Protocol):
         """Ledger rows, newest first. With `labels`, those that carry all of them."""
         ...
 
+    def session_ids(self, beginning: str, *, limit: int) -> Sequence[str]:
+        """Ids of sessions that have a ledger row and begin with these letters, at most `limit`, in alphabetical order.
+
+        Raises:
+            ConfigError: `limit` is negative.
+        """
+        ...
+
     def unfinished(self) -> Sequence[SessionRow]:
         """Ledger rows of which something is still to be done, newest first: not over, or failed and not released."""
         ...

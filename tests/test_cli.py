@@ -31,7 +31,7 @@ from lifecycle.cli.run import full_url
 from lifecycle.cli.terminal import span
 from lifecycle.ports import SessionRow
 from lifecycle.states import CloseReason, Event, State
-from lifecycle.stores import common, open_store
+from lifecycle.stores import open_store
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
 if TYPE_CHECKING:
@@ -428,11 +428,14 @@ def test_an_id_that_fits_none_or_several_is_refused(lc: Callable[..., Ran], tmp_
     assert lc("sessions", "show", "ab", "--store", url).code == 0, "a whole id is taken even where it begins others"
 
 
-def test_a_beginning_is_looked_for_in_every_page(
-    lc: Callable[..., Ran], log: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(common, "_PAGE", 1)
-    assert json.loads(lc("sessions", "show", log.stopped[:10], "--store", log.url, "--json").out)["name"] == "shop"
+def test_of_many_sessions_that_begin_alike_a_few_are_named(lc: Callable[..., Ran], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    store = open_store(url)
+    store.write([], [dead_row(session_id=f"a{n}") for n in range(7)])
+    store.close()
+    told = lc("sessions", "show", "a", "--store", url)
+    assert told.code == Exit.USAGE
+    assert "more than 5 sessions, write more of it: a0, a1, a2, a3, a4\n" in told.err
 
 
 def test_sessions_stop_reaches_the_owner_in_another_process(log: Stored) -> None:

@@ -152,6 +152,7 @@ def test_it_is_durable_in_wal_mode(store, path):
         "SELECT body FROM records WHERE session_id = 's' AND id > 5 ORDER BY id",
         "SELECT body FROM records WHERE attachment_id = 'a' AND id > 5 ORDER BY id",
         "SELECT * FROM sessions WHERE session_id = 's'",
+        "SELECT session_id FROM sessions WHERE session_id >= 'a' AND session_id < 'b' ORDER BY session_id LIMIT 5",
         "SELECT * FROM sessions WHERE state = 'active' ORDER BY created_at DESC, rowid DESC LIMIT 50",
         "SELECT * FROM sessions ORDER BY created_at DESC, rowid DESC LIMIT 50",
         f"SELECT * FROM sessions INDEXED BY sessions_unfinished WHERE {_UNFINISHED} ORDER BY created_at DESC",

@@ -23,7 +23,6 @@ from lifecycle.errors import ConfigError, UsageError
 from lifecycle.recovery import left_behind, owner_gone
 from lifecycle.states import State
 from lifecycle.stores import open_store
-from lifecycle.stores.common import all_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["find_session", "list_sessions", "reading", "reap_sessions", "show_session", "stop_session"]
 
 _OWNER_GONE: Final = "owner has ended"
+
+_NAMED: Final = 5
+"""Ids that an error names, of more that begin alike."""
 
 
 @contextmanager
@@ -53,12 +55,13 @@ def find_session(store: Store, beginning: str) -> str:
     """
     if store.session(beginning) is not None:
         return beginning
-    found = [row.session_id for row in all_rows(store) if beginning and row.session_id.startswith(beginning)]
+    found = store.session_ids(beginning, limit=_NAMED + 1) if beginning else []
     if not found:
         msg = f"no session in {store.url} has an id that begins with {beginning!r}; see `lifecycle sessions list`"
         raise UsageError(msg)
-    if len(set(found)) > 1:
-        msg = f"{beginning!r} begins the ids of {len(found)} sessions, write more of it: {', '.join(sorted(found)[:5])}"
+    if len(found) > 1:
+        count = len(found) if len(found) <= _NAMED else f"more than {_NAMED}"
+        msg = f"{beginning!r} begins the ids of {count} sessions, write more of it: {', '.join(found[:_NAMED])}"
         raise UsageError(msg)
     return found[0]
 

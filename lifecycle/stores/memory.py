@@ -256,6 +256,11 @@ class MemoryStore:
         ]
         return _newest_first(found)[offset : offset + limit]
 
+    def session_ids(self, beginning: str, *, limit: int) -> Sequence[str]:
+        """Ids of sessions that begin so; see `lifecycle.ports.Store.session_ids`."""
+        check_page(limit=limit)
+        return sorted(found for found in list(self._rows) if found.startswith(beginning))[:limit]
+
     def unfinished(self) -> Sequence[SessionRow]:
         """Ledger rows of which something is still to be done; see `lifecycle.ports.Store.unfinished`."""
         self._check_open()

@@ -390,6 +390,15 @@ class SQLiteStore:
             found = db.execute(sql, (*parameters, limit, offset)).fetchall()
         return [self._to_row(row) for row in found]
 
+    def session_ids(self, beginning: str, *, limit: int) -> Sequence[str]:
+        """Ids of sessions that begin so; see `lifecycle.ports.Store.session_ids`."""
+        check_page(limit=limit)
+        # Between the two lie those that begin so: the last code point is no character, so no id goes on with it.
+        sql = "SELECT session_id FROM sessions WHERE session_id >= ? AND session_id < ? ORDER BY session_id LIMIT ?"
+        with self._file.use() as db:
+            found = db.execute(sql, (beginning, f"{beginning}\U0010ffff", limit)).fetchall()
+        return [session_id for (session_id,) in found]
+
     def unfinished(self) -> Sequence[SessionRow]:
         """Ledger rows of which something is still to be done; see `lifecycle.ports.Store.unfinished`."""
         # Left to itself, SQLite looks at every session that failed.

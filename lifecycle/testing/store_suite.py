@@ -596,6 +596,25 @@ class StoreSuite:
         assert found is not None
         assert found.labels == odd
 
+    def test_ids_are_found_by_their_beginning(self, store: Store) -> None:
+        """Whole and exact letters of it, in alphabetical order, at most so many."""
+        names = ["ab", "abc", "abd", "aB", "b", "a%", "a_", "\u00fc1", "\u00fc2", "\U0001f9ea"]
+        store.write([], [a_row(name) for name in names])
+
+        def ids(beginning: str, limit: int = 9) -> list[str]:
+            return list(store.session_ids(beginning, limit=limit))
+
+        assert ids("ab") == ["ab", "abc", "abd"]
+        assert ids("ab", 2) == ["ab", "abc"]
+        assert ids("a") == ["a%", "aB", "a_", "ab", "abc", "abd"]
+        assert ids("a%") == ["a%"]
+        assert ids("\u00fc") == ["\u00fc1", "\u00fc2"]
+        assert ids("\U0001f9ea") == ["\U0001f9ea"]
+        assert ids("abcd") == ids("A") == ids("a", 0) == []
+        assert ids("", 99) == sorted(names)
+        with pytest.raises(ConfigError):
+            store.session_ids("a", limit=-1)
+
     def test_labelled_rows_come_newest_first_whatever_becomes_of_them(self, store: Store) -> None:
         """In pages, of one state or of all, after changes of state, labels and time; of one instant, the last first."""
         both = {"team": "blue", "run": "1"}
