@@ -29,6 +29,7 @@ from lifecycle.errors import ConfigError
 from lifecycle.states import Event, State
 from lifecycle.stores import open_store
 from lifecycle.testing.store_suite import T0, a_record, a_row, the_end
+from lifecycle.testing.ways import in_threads
 
 NOW = datetime(2024, 5, 10, 12, tzinfo=UTC)
 WITHIN = 60
@@ -427,6 +428,39 @@ def test_a_cursor_of_another_store_or_of_other_filters_is_refused(monkeypatch, c
     Path(tmp_path, "log.db").rename(tmp_path / "moved.db")  # the same log, elsewhere
     moved = f"sqlite:///{tmp_path}/moved.db"
     assert followed(monkeypatch, capsysbinary, moved, "--cursor-file", cursor) == (0, [], "")
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [(".", "a file that can be read"), ("no/such/folder/at", "a file in a folder that can be written to")],
+)
+def test_a_place_that_takes_no_cursor_is_named(monkeypatch, capsysbinary, url, records, tmp_path, place, told):
+    (tmp_path / "folder").mkdir()
+    code, lines, err = followed(monkeypatch, capsysbinary, url, "--cursor-file", tmp_path / "folder" / place)
+    assert (code, lines) == (Exit.USAGE, [])
+    assert "cursor-file=" in err
+    assert told in err
+
+
+def test_a_cursor_that_cannot_be_written_ends_it(monkeypatch, capsysbinary, url, records, tmp_path):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lifecycle.cli.cursor.replace_file", full)
+    code, lines, err = followed(monkeypatch, capsysbinary, url, "--cursor-file", tmp_path / "at")
+    assert (code, len(lines)) == (Exit.USAGE, 6)
+    assert "a file that can be written: No space left on device" in err
+
+
+def test_outside_of_the_main_thread_there_are_no_handlers():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def wait_there():
+        with trail._until_a_signal() as wait:
+            wait(0)
+            return signal.getsignal(signal.SIGTERM)
+
+    assert in_threads([wait_there]) == [before]
 
 
 def test_a_cursor_has_one_reader(url, records, monkeypatch, capsysbinary, tmp_path):

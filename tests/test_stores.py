@@ -26,7 +26,7 @@ from lifecycle.audit import StepOutcome, StepResult
 from lifecycle.audit.query import Query
 from lifecycle.errors import ConfigError, StoreError
 from lifecycle.states import State
-from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file
+from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file, sqlite_index
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.stores.sqlite import _UNFINISHED, APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
 from lifecycle.testing.store_suite import ODD_TEXTS, T0, StoreSuite, a_claim, a_record, a_row, a_writer, the_end
@@ -293,6 +293,18 @@ def test_what_a_refused_row_would_have_added_leads_no_later_record_astray(store,
         assert [n for n, _ in store.query(query)] == [number]
     assert [row.session_id for row in store.sessions(labels={"lost": "2"})] == ["s"]
     assert [row.session_id for row in store.sessions(labels={"kept": "2"})] == ["t"]
+
+
+def test_numbers_that_were_forgotten_are_looked_up_again(store, monkeypatch):
+    monkeypatch.setattr(sqlite_index, "_KEPT", 2)
+    for _ in range(2):
+        first = len(store.records()) + 1
+        for n in range(6):
+            store.write([a_record(first + n, first + n, labels={"run": str(n)}, cause=f"c{n}")], [])
+            assert max(len(store._index._labels), len(store._index._classes)) <= 3
+    for n in range(6):
+        for query in (Query(labels={"run": str(n)}), Query(cause=f"c{n}")):
+            assert [number for number, _ in store.query(query)] == [n + 1, n + 7]
 
 
 def test_an_index_knows_nothing_of_the_file_that_was_there_before(store, path, tmp_path):
