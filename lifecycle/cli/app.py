@@ -679,6 +679,33 @@ def audit_key(
     show_key(path, new=new, origin=origin, store=store)
 
 
+@audit.command(
+    "report",
+    epilog=_examples("lifecycle audit report -o report.html", "lifecycle audit report 3f2a91bc 77c0d1e2 -o -"),
+)
+def audit_report(
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The file to write; one that is there is replaced. - is stdout."
+        ),
+    ],
+    sessions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SESSION]...", help="Ids of sessions, or their beginnings. By default all sessions."),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a report on sessions: one HTML page, to read, to filter and to print.
+
+    Their timelines, how long each step took and what went wrong, and the paths that they took through the states. The
+    page needs nothing but itself and connects to nothing.
+    """
+    from lifecycle.cli.reporting import audit_report as write_report  # noqa: PLC0415
+
+    write_report(sessions or [], output=output, store=store)
+
+
 @app.command(
     epilog=_examples(
         "lifecycle diagram --format dot | dot -Tpng > lifecycle.png",
