@@ -167,7 +167,8 @@ def _top(
     if found.begin is not None and found.last is not None:
         told["period"] = f"{stamp(found.begin)} to {stamp(found.last)} UTC"
     lines = "".join(f"<dt>{name}<dd>{text}" for name, text in told.items())
-    yield f"<header><p>lifecycle</p><h1>Audit report</h1></header><main>{_verified(verification)}"
+    few = " class=few" if found.sessions <= FEW else ""
+    yield f"<header><p>lifecycle</p><h1>Audit report</h1></header><main{few}>{_verified(verification)}"
     yield f"<section class=card><h2>Overview</h2><dl>{lines}</dl>{_numbers(found)}"
     if bare:
         ids = ", ".join(f"<code>{given(i)}</code>" for i in bare[:20]) + (", ..." if len(bare) > 20 else "")
@@ -219,10 +220,9 @@ def _paths(paths: Paths) -> Iterator[str]:
 
 
 def _list_begins(found: _Found) -> str:
-    few = " few" if found.sessions <= FEW else ""
     columns = "".join(f"<th scope=col>{name}" for name in COLUMNS)
     return (
-        f'<section class="card list{few}"><h2>Sessions</h2>{_FILTERS}{legend()}'
+        f'<section class=card><h2>Sessions</h2>{_FILTERS}{legend()}'
         "<p id=shown role=status hidden></p>"
         f'<table id=sessions aria-label="Sessions, newest first"><thead><tr>{columns}</thead>\n'
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from heapq import merge
+from itertools import groupby
 from typing import Final
 
 from lifecycle.audit import Record, RecordKind, StepOutcome, StepResult
@@ -153,16 +154,16 @@ def _course(course: Course) -> str:
 
 
 def _steps(course: Course, share: float) -> Iterator[str]:
+    """A row for each step; those in a row that were skipped have one together."""
     at = 0.0
-    skipped = []
-    for step in course.steps:
-        if step.outcome is StepOutcome.SKIPPED:
-            skipped.append(f"{given(step.step)}{f' ({given(step.note)})' if step.note else ''}")
+    for skipped, group in groupby(course.steps, lambda step: step.outcome is StepOutcome.SKIPPED):
+        if skipped:
+            told = (f"{given(step.step)}{f' ({given(step.note)})' if step.note else ''}" for step in group)
+            yield f"<tr class=q><td colspan=3>{', '.join(told)}<td>skipped<td><td>"
             continue
-        yield _step(step, at / share * 100, step.ms / share * 100)
-        at += step.ms
-    if skipped:
-        yield f"<tr class=q><td colspan=3>{', '.join(skipped)}<td>skipped<td><td>"
+        for step in group:
+            yield _step(step, at / share * 100, step.ms / share * 100)
+            at += step.ms
 
 
 def _step(step: StepResult, begin: float, width: float) -> str:

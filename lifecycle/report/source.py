@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Source"]
 
-_PAGE: Final = 1000
+_PAGE: Final = 500
 """Records that are asked for at a time."""
 
 

@@ -53,7 +53,7 @@ def clock(at: datetime) -> str:
 
 def ms(value: float) -> str:
     """Milliseconds, such as ``0.4 ms``, ``12 ms`` or ``3,140 ms``."""
-    return f"{value:.1f} ms" if value < 9.95 else f"{value:,.0f} ms"
+    return f"{value:.1f}\u00a0ms" if value < 9.95 else f"{value:,.0f}\u00a0ms"
 
 
 def span(seconds: float) -> str:

@@ -38,7 +38,7 @@ _SHAPES: Final = {
 
 SHAPES: Final = (
     "<svg class=off aria-hidden=true><defs><pattern id=hatch width=5 height=5 patternUnits=userSpaceOnUse "
-    'patternTransform=rotate(45)><path d="M0 0V5"/></pattern>'
+    'patternTransform=rotate(45)><rect width=5 height=5 /><path d="M0 0V5"/></pattern>'
     + "".join(f'<g id=m-{kind} class="m {kind}">{shape}</g>' for kind, shape in _SHAPES.items())
     + '<g id=m-end class="m end"><path d="M0-9V9"/></g></defs></svg>'
 )
