@@ -955,7 +955,8 @@ def test_bars_and_marks_stand_where_the_times_say(show: Any) -> None:
     opened = show("some")
     opened.open_all()
     bars = opened.page.evaluate("""() => {
-        const row = [...document.querySelectorAll('#sessions > tbody')].find((b) => b.rows[0].cells[0].title === 'blue-2');
+        const rows = [...document.querySelectorAll('#sessions > tbody')];
+        const row = rows.find((body) => body.rows[0].cells[0].title === 'blue-2');
         const picture = row.querySelector('.l'), whole = picture.getBoundingClientRect().width;
         return [...picture.querySelectorAll('.e')].map((e) => [e.getBBox().x / whole, e.getBBox().width / whole]);
     }""")

@@ -692,14 +692,14 @@ def audit_report(
     ],
     sessions: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SESSION]...", help="Ids of sessions, or their beginnings. By default all sessions."),
+        typer.Argument(metavar="SESSION", help="Ids of sessions, or their beginnings. By default all sessions."),
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Write a report on sessions: one HTML page, to read, to filter and to print.
+    """Write a report on sessions as one HTML page.
 
-    Their timelines, how long each step took and what went wrong, and the paths that they took through the states. The
-    page needs nothing but itself and connects to nothing.
+    To read, to filter and to print: their timelines, how long each step took and what went wrong, and the paths that
+    they took through the states. The page needs nothing but itself and connects to nothing.
     """
     from lifecycle.cli.reporting import audit_report as write_report  # noqa: PLC0415
 

@@ -121,7 +121,7 @@ def write_report(
             aside.write(drawn.encode())
         aside.seek(0)
         about = _about(store, source, sessions, now or datetime.now(UTC))
-        head = (*_head(), *_top(about, found, source.bare, verification), *_paths(paths), _list_begins(found))
+        head = (*_head(), *_top(about, found, source.bare, verification), *_paths(paths), _list_begins())
         out.writelines(part.encode() for part in head)
         shutil.copyfileobj(aside, out)
     out.write(_list_ends(found).encode())
@@ -219,10 +219,10 @@ def _paths(paths: Paths) -> Iterator[str]:
         yield f"<section class=card><h2>Paths</h2><p>{told}</p>{''.join(drawn)}</section>"
 
 
-def _list_begins(found: _Found) -> str:
+def _list_begins() -> str:
     columns = "".join(f"<th scope=col>{name}" for name in COLUMNS)
     return (
-        f'<section class=card><h2>Sessions</h2>{_FILTERS}{legend()}'
+        f"<section class=card><h2>Sessions</h2>{_FILTERS}{legend()}"
         "<p id=shown role=status hidden></p>"
         f'<table id=sessions aria-label="Sessions, newest first"><thead><tr>{columns}</thead>\n'
     )
