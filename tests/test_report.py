@@ -280,8 +280,10 @@ def test_records_that_come_while_the_report_is_written_are_left_out() -> None:
 
     log = Log(store=Growing())
     log.session("old")
-    told = stories(log.store)
+    found = source.Source(log.store, None)
+    told = list(found)
     assert log.store.grown
+    assert found.bare == []
     assert [(s.session_id, [lane.role for lane in s.lanes]) for s in told] == [("old", ["owner"])]
 
 
@@ -844,8 +846,10 @@ def test_without_script_the_page_is_whole(show: Any, name: str) -> None:
 def test_nothing_sticks_out_on_any_screen(show: Any, name: str, width: int) -> None:
     opened = show(name, width=width)
     opened.open_all()
-    assert opened.page.locator("#sessions .b:visible").count() >= 3
+    assert opened.page.locator("#sessions .t:visible").count() >= 3
     assert opened.too_wide() == []
+    bars = "[...document.querySelectorAll('.t td svg')].map((e) => e.getBoundingClientRect().width)"
+    assert min(opened.page.evaluate(bars)) > 100, "bars can be told apart"
 
 
 @slow
@@ -861,7 +865,7 @@ def test_printed_it_is_light_whole_and_without_filters(show: Any, name: str) -> 
     assert tab.evaluate(fill) == "rgb(218, 251, 225)", "the diagram is light too"
     assert not tab.is_visible("#filters")
     total = tab.locator("#sessions > tbody").count()
-    assert tab.locator("#sessions .b:visible").count() == total, "closed ones are printed, where there are few"
+    assert tab.locator("#sessions .t:visible").count() == total, "closed ones are printed, where there are few"
     assert tab.locator("figure:visible").count() == tab.locator("figure").count()
     assert tab.evaluate("getComputedStyle(document.querySelector('.s')).breakInside") == "avoid"
     assert tab.evaluate("getComputedStyle(document.querySelector('#sessions')).display") == "table", (

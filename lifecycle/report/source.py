@@ -41,15 +41,15 @@ class Source:
 
     def __init__(self, store: Store, sessions: Sequence[str] | None) -> None:
         self._store = store
+        # Before the log is looked at, since a row comes with its first record.
+        rows = [row.session_id for row in all_rows(store)] if sessions is None else []
         newest = store.records(limit=1, newest=True)
         self.last = newest[0][0] if newest else 0
         """The place of the newest record that the report takes in."""
         self._keys = _all(store, self.last) if sessions is None else [_Key(i, "") for i in dict.fromkeys(sessions)]
-        self.bare: list[str] = []
+        known = {key.session_id for key in self._keys}
+        self.bare = [session_id for session_id in rows if session_id not in known]
         """Sessions of the ledger of which the log has no record."""
-        if sessions is None:
-            known = {key.session_id for key in self._keys}
-            self.bare = [row.session_id for row in all_rows(store) if row.session_id not in known]
 
     def __len__(self) -> int:
         return len(self._keys)
