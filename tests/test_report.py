@@ -411,7 +411,7 @@ def test_the_overview_counts_what_is_listed() -> None:
     assert "made 2024-02-01 00:00:00 UTC, by lifecycle" in text
     assert "up to record 8" in text
     one = plain(report(log.store, sessions=["a"]))
-    assert "1 in all 1 closed" in one and "1 that were named" in one
+    assert "1 in all 1 closed" in one and "sessions 1, named one by one" in one
 
 
 def test_a_store_without_sessions_says_so() -> None:
@@ -548,7 +548,8 @@ def hostile(log: Log, session_id: str, text: str, at: float) -> None:
 def pages(lived: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Reports as files, by what is in them."""
     folder = tmp_path_factory.mktemp("pages")
-    some, many, bad, bads = Log(), Log(), Log(), Log()
+    one, some, many, bad, bads = Log(), Log(), Log(), Log(), Log()
+    one.session("alone")
     some.session("blue-1", at=0, labels={"team": "blue"}, slowest=20)
     some.session("blue-2", at=20, labels={"team": "blue", "env": "test"}, slowest=900, name="Nightly import")
     some.session("red-1", at=40, end=Event.FAIL, dest=State.ERROR, reason=CloseReason.CRASH, error="ConnectionLost",
@@ -564,6 +565,7 @@ def pages(lived: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> di
     store = open_store(lived["url"])
     made = {
         "lived": report(store),
+        "one": report(one.store),
         "some": report(some.store),
         "many": report(many.store),
         "hostile": report(bad.store, verification=Verification(ok=False, headline=HOSTILE[0], details=HOSTILE)),
@@ -725,6 +727,10 @@ def test_a_few_are_open_from_the_start_and_a_path_is_shown_by_its_link(show: Any
     link.click()
     assert tab.locator("figure:visible").count() == 1
     assert tab.is_visible("#path-2")
+    assert tab.is_visible("#filters")
+    alone = show("one").page
+    assert alone.locator("figure:visible").count() == 1, "the only path there is, is shown"
+    assert not alone.is_visible("#filters"), "of one session there is nothing to filter"
 
 
 TRY_ALL = """async (at) => {
@@ -883,6 +889,8 @@ def test_of_many_those_that_are_open_are_printed_and_a_filter_is_told(show: Any)
     tab.emulate_media(media="print")
     assert tab.locator("#sessions .b:visible").count() == 1
     assert tab.locator("#sessions > tbody:visible").count() == 11
+    hang_together = "[...document.querySelectorAll('.s > tr:first-child')].map((e) => getComputedStyle(e).breakAfter)"
+    assert sorted(tab.evaluate(hang_together))[-2:] == ["auto", "avoid"], "only a row and what is open below it"
     assert tab.inner_text("#shown") == f"Filtered: 11 of {page.FEW + 50} sessions"
     assert tab.is_visible("#shown")
 

@@ -155,7 +155,7 @@ def _about(store: Store, source: Source, sessions: Sequence[str] | None, now: da
     return {
         "made": f"{stamp(now)} UTC, by lifecycle {given(library_version())}",
         "store": given(store.url),
-        "sessions": "all" if sessions is None else f"{len(source):,} that were named",
+        "sessions": "all" if sessions is None else f"{len(source):,}, named one by one",
         "log": f"up to record {source.last:,}",
     }
 

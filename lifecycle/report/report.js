@@ -56,6 +56,6 @@
     if (kept) kept.outerHTML = kept.textContent;
     tell();
   }, true);
-  form.hidden = false;
+  form.hidden = rows.length < 2;
   apply();
 })();
