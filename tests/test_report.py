@@ -24,7 +24,7 @@ from waiting import until
 
 from lifecycle import Client, StartFailed
 from lifecycle.audit import GuardResult, RecordKind, StepOutcome, StepResult
-from lifecycle.cli import main
+from lifecycle.cli import main, reporting
 from lifecycle.diagram import DiagramError, render
 from lifecycle.report import Verification, page, paths, sessions, source, texts, write_report
 from lifecycle.report.story import Move
@@ -466,14 +466,16 @@ def test_a_report_replaces_what_is_there_in_one_step(
 
     monkeypatch.setattr("lifecycle.report.page.shutil.copyfileobj", breaks)
     code, _, said = run("--store", lived["url"], "-o", str(real))
-    assert (code, real.read_text()) == (2, "old")
-    assert str(real) in said and "no space left on device" in said
+    assert (code, real.read_text()) == (1, "old")
+    assert f"could not be written to {real}: no space left on device" in said
     assert {path.name for path in tmp_path.iterdir()} == {"real.html", "link.html"}
 
 
 def test_a_place_that_cant_be_written_is_named(run: Any, lived: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for place, why in (
+        (tmp_path / "loop", "link"),
         (tmp_path, "this is a folder"),
         (tmp_path / "missing" / "report.html", "no such file or directory"),
         (tmp_path / "file" / "report.html", "not a directory"),
@@ -482,6 +484,21 @@ def test_a_place_that_cant_be_written_is_named(run: Any, lived: dict[str, Any], 
         assert (code, printed) == (2, "")
         assert str(place) in said and why in said
         assert "Traceback" not in said
+
+
+def test_the_command_hands_on_what_came_of_verifying(lived: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    found = Verification(ok=True, headline="All is as it was written.")
+    reporting.audit_report([], output=str(out), store=lived["url"], verification=found)
+    assert "All is as it was written." in out.read_text()
+    assert "Not verified" not in out.read_text()
+
+
+def test_a_full_device_is_named(run: Any, lived: dict[str, Any]) -> None:
+    if not Path("/dev/full").exists():  # Linux has it
+        return
+    code, _, said = run("--store", lived["url"], "-o", "/dev/full")
+    assert (code, said) == (1, "lifecycle: the report could not be written to /dev/full: no space left on device\n")
 
 
 def test_what_is_no_file_is_written_to_and_stays(run: Any, lived: dict[str, Any], tmp_path: Path) -> None:
