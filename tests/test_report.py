@@ -505,10 +505,13 @@ def test_what_is_no_file_is_written_to_and_stays(run: Any, lived: dict[str, Any]
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
-        assert run("--store", lived["url"], "-o", str(pipe))[0] == 0
-        told, _ = reader.communicate(timeout=30)
+        try:
+            assert run("--store", lived["url"], "-o", str(pipe))[0] == 0
+            assert stat.S_ISFIFO(pipe.stat().st_mode), "else nobody ever writes to its reader"
+            told, _ = reader.communicate(timeout=30)
+        finally:
+            reader.kill()
     assert told.startswith(b"<!doctype html>") and told.endswith(b"</html>\n")
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 def test_importing_the_library_loads_no_report() -> None:
@@ -976,6 +979,7 @@ def test_a_screen_reader_finds_headings_tables_and_names(show: Any, width: int) 
     pictures = [name for name in found["image"] if name.startswith("Timeline of ")]
     assert len(pictures) == 4
     assert any("owner not started to active to timed out" in name for name in pictures)
+    assert all(found["image"]), "a picture that is only an ornament is none to a screen reader"
     assert all(
         name for role in ("combobox", "textbox", "searchbox", "spinbutton", "button") for name in found.get(role, ())
     )

@@ -170,7 +170,7 @@ def _step(step: StepResult, begin: float, width: float) -> str:
     bad = " class=bad" if step.outcome in _BAD else ""
     times = f" <small>{step.attempts} attempts</small>" if step.attempts > 1 else ""
     note = f" <small>{given(step.note)}</small>" if step.note else ""
-    bar = f"<svg><rect x={begin:.3g}% width={max(width, 0.5):.3g}% /></svg>"
+    bar = f"<svg role=none><rect x={begin:.3g}% width={max(width, 0.5):.3g}% /></svg>"
     return (
         f"<tr{bad}><td colspan=3>{given(step.step)}{times}{note}<td>{words(step.outcome)}{_error(step.error)}"
         f"<td>{ms(step.ms)}<td>{bar}"
