@@ -165,6 +165,20 @@ def test_what_is_wrong_with_a_command_is_named(lc, path, tmp_path, monkeypatch, 
     assert expected in err
 
 
+def test_a_report_begins_with_what_came_of_the_check(lc, path, tmp_path):
+    page = tmp_path / "report.html"
+    _, key, _ = lc("audit", "key", tmp_path / "key.pem")
+    assert lc("audit", "report", "-o", page, "--checkpoints", tmp_path / "notes.txt", "--key", key.strip())[0] == 0
+    assert "The log is whole" in page.read_text()
+    assert "held against 2 checkpoints, all 2 signed" in page.read_text()
+    spoil(path, "UPDATE records SET body = CAST(replace(body, 'MainThread', 'MainThreat') AS BLOB) WHERE id = 3")
+    assert lc("audit", "report", "-o", page)[0] == 0
+    assert "The log is not whole" in page.read_text()
+    assert "record 3: it has other bytes than were written" in page.read_text()
+    assert lc("audit", "report", "-o", page, "--no-verify")[0] == 0
+    assert "Not verified" in page.read_text()
+
+
 def test_the_key_of_a_log_without_records(lc, tmp_path):
     assert lc("audit", "key", tmp_path / "key.pem", "--new", "--origin", "a")[0] == 0
     code, _, err = lc("audit", "key", tmp_path / "key.pem", "--store", f"sqlite:///{tmp_path / 'new.db'}")

@@ -346,7 +346,8 @@ class _Records:
                 session, seq, table = told["attachment_id"], told["attachment_seq"], told["table"]
                 schema = told["schema"]
             except (ValueError, KeyError, TypeError):
-                found = None
+                self._differs(stored, None)
+                continue
             if found != stored[1:10] or type(body) is not bytes or type(seq) is not int or type(table) is not int:
                 self._differs(stored, found)
                 continue

@@ -694,16 +694,22 @@ def audit_report(
         list[str] | None,
         typer.Argument(metavar="SESSION", help="Ids of sessions, or their beginnings. By default all sessions."),
     ] = None,
+    checkpoints: CheckpointsOption = None,
+    key: KeysOption = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Leave out the check of the log.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Write a report on sessions as one HTML page.
 
-    To read, to filter and to print: their timelines, how long each step took and what went wrong, and the paths that
-    they took through the states. The page needs nothing but itself and connects to nothing.
+    To read, to filter and to print: what came of checking the log, as `lifecycle audit verify` does; the timelines of
+    the sessions, how long each step took and what went wrong, and the paths that they took through the states. The page
+    needs nothing but itself and connects to nothing.
     """
+    from lifecycle.cli.auditing import verification  # noqa: PLC0415
     from lifecycle.cli.reporting import audit_report as write_report  # noqa: PLC0415
 
-    write_report(sessions or [], output=output, store=store)
+    found = None if no_verify else verification(checkpoints=checkpoints, keys=key or [], store=store)
+    write_report(sessions or [], output=output, store=store, verification=found)
 
 
 @app.command(

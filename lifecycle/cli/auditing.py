@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lifecycle import report
 from lifecycle.audit.notes import Key, load_key, make_note, new_key, public_key, read_notes
 from lifecycle.audit.proving import prove, verify_proof
 from lifecycle.audit.register import Entry
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from lifecycle.audit.verifying import Verification
     from lifecycle.ports import Store
 
-__all__ = ["make_proof", "show_key", "verify_log", "verify_proof_file"]
+__all__ = ["make_proof", "show_key", "verification", "verify_log", "verify_proof_file"]
 
 PROBLEMS_SHOWN: Final = 20
 """In a terminal; JSON has them all."""
@@ -39,16 +40,7 @@ def verify_log(
     *, checkpoints: Path | None, keys: Sequence[str], session_id: str | None, store: str | None, as_json: bool
 ) -> int:
     """Check the log of a store, print what came of it, and return the exit code."""
-    notes = _notes(checkpoints)
-    parsed = [Key.parse(key) for key in keys]
-    if parsed and checkpoints is None:
-        raise ConfigError(
-            option="--key", value=keys[0], allowed="--checkpoints FILE beside it: it is these that are signed"
-        )
-    with reading(store) as opened, _progress(opened) as progress:
-        found_id = find_session(opened, session_id) if session_id is not None else None
-        found = verify(opened, checkpoints=notes, keys=parsed, session_id=found_id, progress=progress)
-        url = opened.url
+    url, found = _verified(checkpoints=checkpoints, keys=keys, session_id=session_id, store=store)
     if as_json:
         print_json(
             {
@@ -73,6 +65,41 @@ def verify_log(
     return Exit.OK if found.ok else Exit.FAILED
 
 
+def verification(*, checkpoints: Path | None, keys: Sequence[str], store: str | None) -> report.Verification:
+    """Check the log of a store, for a report on it."""
+    _, found = _verified(checkpoints=checkpoints, keys=keys, session_id=None, store=store)
+    problems = [str(problem) for problem in found.problems[:PROBLEMS_SHOWN]]
+    if len(found.problems) > PROBLEMS_SHOWN:
+        problems.append(f"and {len(found.problems) - PROBLEMS_SHOWN} more")
+    headline = "The log is whole" if found.ok else "The log is not whole"
+    return report.Verification(ok=found.ok, headline=headline, details=[*problems, _summary(found), *found.notes])
+
+
+def _verified(
+    *, checkpoints: Path | None, keys: Sequence[str], session_id: str | None, store: str | None
+) -> tuple[str, Verification]:
+    """The URL of the store, and what came of the check."""
+    notes = _notes(checkpoints)
+    parsed = [Key.parse(key) for key in keys]
+    if parsed and checkpoints is None:
+        allowed = "--checkpoints FILE beside it: it is these that are signed"
+        raise ConfigError(option="--key", value=keys[0], allowed=allowed)
+    with reading(store) as opened, _progress(opened) as progress:
+        found_id = find_session(opened, session_id) if session_id is not None else None
+        return opened.url, verify(opened, checkpoints=notes, keys=parsed, session_id=found_id, progress=progress)
+
+
+def _summary(found: Verification) -> str:
+    """How much was looked at."""
+    told = f"{found.records} records of {found.writers} writers, {found.covered} of them in the register"
+    if found.older:
+        told += f", {found.older} from before it"
+    if found.checkpoints:
+        told += f"; held against {found.checkpoints} checkpoints"
+        told += f", all {found.signed} signed" if found.signed == found.checkpoints else ""
+    return told
+
+
 def _print_result(url: str, found: Verification) -> None:
     console = out()
     mark = marks(console)
@@ -80,12 +107,7 @@ def _print_result(url: str, found: Verification) -> None:
         console.print(f"{mark.failed} {problem}", style="red", markup=False, soft_wrap=True)
     if len(found.problems) > PROBLEMS_SHOWN:
         console.print(f"and {len(found.problems) - PROBLEMS_SHOWN} more; --json tells all", style="red")
-    told = f"{found.records} records of {found.writers} writers, {found.covered} of them in the register"
-    if found.older:
-        told += f", {found.older} from before it"
-    if found.checkpoints:
-        told += f"; held against {found.checkpoints} checkpoints"
-        told += f", all {found.signed} signed" if found.signed == found.checkpoints else ""
+    told = _summary(found)
     if found.ok:
         console.print(f"{mark.ok} {url} is whole: {told}", style="green", markup=False, soft_wrap=True)
     else:
