@@ -91,13 +91,17 @@ def _verified(
 
 def _summary(found: Verification) -> str:
     """How much was looked at."""
-    told = f"{found.records} records of {found.writers} writers, {found.covered} of them in the register"
+    told = f"{_some(found.records, 'record')} of {_some(found.writers, 'writer')}, {found.covered:,} in the register"
     if found.older:
-        told += f", {found.older} from before it"
+        told += f", {found.older:,} from before it"
     if found.checkpoints:
-        told += f"; held against {found.checkpoints} checkpoints"
-        told += f", all {found.signed} signed" if found.signed == found.checkpoints else ""
+        told += f"; held against {_some(found.checkpoints, 'checkpoint')}"
+        told += ", signed by each key" if found.signed else ""
     return told
+
+
+def _some(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _print_result(url: str, found: Verification) -> None:
