@@ -716,6 +716,16 @@ class Store(Protocol):
         """
         ...
 
+    def prune(self, upto: Mapping[str, int], entries: Sequence[tuple[str | None, bytes]], *, after: int) -> int | None:
+        """Take out the records of each of these writers up to that `writer_seq`, and add entries that say so.
+
+        All or nothing, durable on return. Rows of sessions that are over, and have no record left, go too.
+
+        Returns:
+            How many records; None where the last entry has not the number `after`, and nothing was changed.
+        """
+        ...
+
     def query(
         self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
     ) -> Sequence[tuple[int, Record]]:

@@ -196,6 +196,18 @@ WEAKENINGS: Final = (
         "                if seq != before + 1:",
         "                if seq < before:",
     ),
+    Mutant(
+        "what was taken out is what a head says",
+        VERIFYING,
+        "        if (entry.size, entry.last, entry.peaks) not in",
+        "        if (entry.size, entry.last, entry.peaks) in [] or entry in",
+    ),
+    Mutant(
+        "what was taken out is told",
+        VERIFYING,
+        "        chain.met = sum(head.size <= entry.size for head in chain.heads)",
+        "        chain.met = len(chain.heads)",
+    ),
     Mutant("the register is a chain", VERIFYING, "    if entry.prev != last:", "    if False:"),
     Mutant("the register has no gap", VERIFYING, "    if entry.seq != seq or seq != peaks.size + 1:", "    if False:"),
     Mutant(
@@ -308,7 +320,13 @@ WEAKENINGS: Final = (
 )
 """What `audit verify` and `verify-proof` would miss."""
 
-EVIDENCE: Final = ("test_merkle.py", "test_audit_verify.py", "test_audit_proof.py", "test_checkpoints.py")
+EVIDENCE: Final = (
+    "test_merkle.py",
+    "test_audit_verify.py",
+    "test_audit_proof.py",
+    "test_checkpoints.py",
+    "test_retention.py",
+)
 """The tests that catch these."""
 
 

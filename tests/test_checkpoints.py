@@ -350,6 +350,7 @@ def test_a_function_that_raises_hurts_nothing_and_is_told_of(captured):
 def captured():
     with structlog.testing.capture_logs() as events:
         yield events
+    structlog.reset_defaults()  # else the tests that follow log as a host would that has configured it
 
 
 @pytest.mark.parametrize("origin", ["", "two words", "a+b", "a\nb"])

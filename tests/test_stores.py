@@ -371,6 +371,13 @@ def test_a_page_is_neither_sorted_nor_scanned_for(store, filters, newest):
         assert all("SEARCH" in step or "CORRELATED" in step for step in plan), (sql, plan)
 
 
+IN_ORDER_AT_FIRST = """CREATE TRIGGER records_in_order BEFORE INSERT ON records BEGIN
+    SELECT RAISE(ABORT, 'a gap or a repeat in the writer''s sequence')
+        WHERE NEW.writer_seq IS NOT 1 + coalesce(
+            (SELECT max(writer_seq) FROM records WHERE writer = NEW.writer), 0);
+END"""
+
+
 def test_a_database_of_an_older_schema_is_brought_up(store, path):
     store.write([a_record()], [a_row()])
     store.close()
@@ -385,6 +392,9 @@ def test_a_database_of_an_older_schema_is_brought_up(store, path):
         db.execute("ALTER TABLE sessions DROP COLUMN held_until")
         db.execute("ALTER TABLE records DROP COLUMN hash")
         db.execute("DROP TABLE register")
+        db.execute("DROP TRIGGER records_in_order")
+        db.execute("DROP TABLE pruned")
+        db.execute(IN_ORDER_AT_FIRST)
         db.execute("PRAGMA user_version=1")
     for _ in range(2):
         with closing(SQLiteStore(path)) as again:

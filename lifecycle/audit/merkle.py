@@ -76,15 +76,34 @@ class Tree:
 
     Args:
         leaves: The hashes of all entries, in their order.
+        before: The peaks over entries before these, of which nothing else is known; there is no path for them.
     """
 
     __slots__ = ("_levels", "size")
 
-    def __init__(self, leaves: Sequence[bytes]) -> None:
-        self.size = len(leaves)
-        self._levels = [leaves]
+    def __init__(self, leaves: Sequence[bytes], before: Peaks | None = None) -> None:
+        gone = before.size if before is not None else 0
+        self.size = gone + len(leaves)
+        self._levels: list[list[bytes | None]] = [[*[None] * gone, *leaves]]
         while len(below := self._levels[-1]) > 1:
-            self._levels.append([_node(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)])
+            pairs = zip(below[::2], below[1::2], strict=False)
+            self._levels.append([None if a is None or b is None else _node(a, b) for a, b in pairs])
+        if before is not None:
+            self._know(before)
+
+    def _know(self, before: Peaks) -> None:
+        """Put the peaks where they belong, and what follows from them above."""
+        at = 0
+        bits = [bit for bit in range(before.size.bit_length(), -1, -1) if before.size >> bit & 1]
+        for level, peak in zip(bits, before.hashes, strict=True):
+            self._levels[level][at >> level] = peak
+            at += 1 << level
+        for level, row in enumerate(self._levels[1:], 1):
+            below = self._levels[level - 1]
+            for n, known in enumerate(row):
+                a, b = below[2 * n], below[2 * n + 1]
+                if known is None and a is not None and b is not None:
+                    row[n] = _node(a, b)
 
     def root(self, size: int | None = None) -> bytes:
         """The root over all entries, or over the first `size`.
@@ -102,7 +121,11 @@ class Tree:
         size = end - begin
         if size & (size - 1) == 0:  # perfect: `begin` is a multiple of it
             level = size.bit_length() - 1
-            return self._levels[level][begin >> level]
+            known = self._levels[level][begin >> level]
+            if known is None:
+                msg = f"entries {begin} to {end - 1} are gone"
+                raise IndexError(msg)
+            return known
         middle = begin + _split(size)
         return _node(self._root(begin, middle), self._root(middle, end))
 
@@ -110,7 +133,7 @@ class Tree:
         """The audit path of the entry with that index, from 0, in the tree over the first `size`: lowest hash first.
 
         Raises:
-            IndexError: There is no such entry.
+            IndexError: There is no such entry, or it is gone.
         """
         size = self.size if size is None else size
         if not 0 <= index < size <= self.size:

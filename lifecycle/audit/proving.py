@@ -101,7 +101,7 @@ def prove(
         raise UsageError(msg)
     entries = [body for _, _, body in store.register()]
     register = Tree([leaf_hash(body) for body in entries])
-    heads = _last_heads(entries, {r.writer for r in wanted})
+    heads, gone = _last_heads(entries, {r.writer for r in wanted})
     uncovered = [r for r in wanted if r.writer not in heads or heads[r.writer][1].size < r.writer_seq]
     if uncovered:
         msg = (
@@ -109,9 +109,7 @@ def prove(
             "within a minute if its process runs, else once another one has written to this store"
         )
         raise UsageError(msg)
-    trees = {
-        w: Tree([leaf_hash(s.body) for s in store.stored(writer=w, limit=head.size)]) for w, (_, head) in heads.items()
-    }
+    trees = {w: _tree(store, head, gone.get(w)) for w, (_, head) in heads.items()}
     log = Entry.from_json(entries[0]).log
     proof = canonical(
         {
@@ -263,14 +261,23 @@ class _Check:
             self._wrong("it shows no record")
 
 
-def _last_heads(entries: Sequence[bytes], writers: set[str]) -> dict[str, tuple[int, Entry]]:
-    """The last head of each of these writers, with its index in the register."""
-    heads = {}
+def _last_heads(entries: Sequence[bytes], writers: set[str]) -> tuple[dict[str, tuple[int, Entry]], dict[str, Entry]]:
+    """The last head of each of these writers, with its index in the register, and what was last taken out of it."""
+    heads, gone = {}, {}
     for index, body in enumerate(entries):
         entry = Entry.from_json(body)
-        if entry.kind in (EntryKind.HEAD, EntryKind.CLOSED) and entry.writer in writers:
+        if entry.writer in writers and entry.kind in (EntryKind.HEAD, EntryKind.CLOSED):
             heads[entry.writer] = (index, entry)
-    return heads
+        elif entry.writer in writers and entry.kind is EntryKind.PRUNED:
+            gone[entry.writer] = entry
+    return heads, gone
+
+
+def _tree(store: Store, head: Entry, gone: Entry | None) -> Tree:
+    """The tree over the records of a writer that its head covers."""
+    writer, before = head.writer or "", gone.size if gone is not None else 0
+    leaves = [leaf_hash(s.body) for s in store.stored(writer=writer, after=before, limit=head.size - before)]
+    return Tree(leaves, Peaks(gone.size, _bytes(gone.peaks)) if gone is not None else None)
 
 
 def _hex(hashes: Sequence[bytes]) -> list[str]:

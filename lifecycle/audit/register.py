@@ -27,7 +27,7 @@ from lifecycle.errors import ChainBroken
 if TYPE_CHECKING:
     from lifecycle.ports import Store, Stored
 
-__all__ = ["Entry", "EntryKind", "Head", "Maker", "Tip", "advance", "announce", "broken", "check_end"]
+__all__ = ["Entry", "EntryKind", "Head", "Maker", "Tip", "advance", "announce", "begin", "broken", "chain", "check_end"]
 
 SCHEMA_VERSION: Final = 1
 """The version of an entry's shape."""
@@ -52,6 +52,12 @@ class EntryKind(enum.StrEnum):
     """So many records of `writer` are there, the last with that hash, and the tree over them has these peaks."""
     CLOSED = "closed"
     """As `HEAD`, and there will be no more of that writer."""
+    PRUNED = "pruned"
+    """So many records of `writer` were taken out on purpose; the rest is those of the head of that size."""
+    HELD = "held"
+    """The records of a session are not to be taken out, for the reason in `note`."""
+    RELEASED = "released"
+    """... may be, again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,9 @@ class Entry:
         log: Identity of the log, random.
         at: When it was made, UTC.
         by: The writer that made it.
-        writer: The writer that it is about; None for `BEGUN`.
+        writer: The writer that it is about; None where it is about none.
+        session_id: The session that it is about; None where it is about none.
+        note: The reason that was given, or None.
         size: Number of records in `peaks`.
         last: Hash of the last of them, in hex; `FIRST` where there is none.
         peaks: The peaks of the tree over the writer's records, in hex, largest first.
@@ -91,6 +99,8 @@ class Entry:
     host: str
     pid: int
     library: str
+    session_id: str | None = None
+    note: str | None = None
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> bytes:
@@ -285,9 +295,9 @@ def announce(store: Store, writers: Sequence[str], maker: Maker, at: datetime) -
         new = [writer for writer in writers if store.last_entry(writer) is None]
         if not new:
             return
-        entries, tip = _begin(store, maker, at)
+        entries, tip = begin(store, maker, at)
         for writer in new:
-            tip = _chain(entries, tip, EntryKind.WRITER, Head(writer, Peaks(), FIRST), maker, at)
+            tip = chain(entries, tip, EntryKind.WRITER, Head(writer, Peaks(), FIRST), maker, at)
         if _enter(store, entries):
             return
 
@@ -314,7 +324,7 @@ def advance(
         StoreError: The store failed.
     """
     while True:
-        entries, tip = _begin(store, maker, at)
+        entries, tip = begin(store, maker, at)
         try:
             heads, upto, more = _new_heads(store, tip.upto, maker.by, own)
         except ChainBroken:
@@ -327,12 +337,12 @@ def advance(
             heads[closed] = Head.of(store, closed)
         for writer, head in heads.items():
             kind = EntryKind.CLOSED if writer == closed else EntryKind.HEAD
-            tip = _chain(entries, tip, kind, head, maker, at)
+            tip = chain(entries, tip, kind, head, maker, at)
         if _enter(store, entries):
             return tip, more
 
 
-def _begin(store: Store, maker: Maker, at: datetime) -> tuple[list[Entry], Tip]:
+def begin(store: Store, maker: Maker, at: datetime) -> tuple[list[Entry], Tip]:
     """The tip of the register, and the entry that begins it where it has none."""
     entries: list[Entry] = []
     body = store.last_entry()
@@ -340,7 +350,7 @@ def _begin(store: Store, maker: Maker, at: datetime) -> tuple[list[Entry], Tip]:
         return entries, Tip.after(body)
     peaks, upto = _older(store)
     tip = Tip(uuid.uuid4().hex, Peaks(), FIRST, upto)
-    return entries, _chain(entries, tip, EntryKind.BEGUN, Head("", peaks, FIRST), maker, at)
+    return entries, chain(entries, tip, EntryKind.BEGUN, Head("", peaks, FIRST), maker, at)
 
 
 def _moved(store: Store, tip: Tip) -> bool:
@@ -376,7 +386,17 @@ def _new_heads(store: Store, upto: int, by: str, own: tuple[int, str] | None) ->
     return heads, page[-1].number if page else upto, len(page) == _PAGE
 
 
-def _chain(entries: list[Entry], tip: Tip, kind: EntryKind, head: Head, maker: Maker, at: datetime) -> Tip:
+def chain(
+    entries: list[Entry],
+    tip: Tip,
+    kind: EntryKind,
+    head: Head,
+    maker: Maker,
+    at: datetime,
+    *,
+    session_id: str | None = None,
+    note: str | None = None,
+) -> Tip:
     """Append an entry that goes on from `tip`, and return the tip after it."""
     entry = Entry(
         kind=kind,
@@ -394,6 +414,8 @@ def _chain(entries: list[Entry], tip: Tip, kind: EntryKind, head: Head, maker: M
         host=maker.host,
         pid=maker.pid,
         library=maker.library,
+        session_id=session_id,
+        note=note,
     )
     entries.append(entry)
     return Tip.after(entry.to_json())

@@ -21,6 +21,7 @@ from lifecycle.audit.paths import BEGINNING, ENDED, KNOWN, Standing, follow, rep
 from lifecycle.audit.record import FIRST
 from lifecycle.audit.register import Entry, EntryKind
 from lifecycle.errors import StoreError
+from lifecycle.states import TERMINAL
 
 if TYPE_CHECKING:
     from lifecycle.audit.notes import Key, Note
@@ -63,6 +64,7 @@ class Verification:
     Attributes:
         records: Number of records that were looked at.
         covered: ... that the register covers.
+        pruned: ... that were taken out on purpose, as the register says.
         older: ... that were written before there was a register, by an older version.
         writers: Number of writers in the register.
         entries: Number of its entries.
@@ -76,6 +78,7 @@ class Verification:
 
     records: int = 0
     covered: int = 0
+    pruned: int = 0
     older: int = 0
     writers: int = 0
     entries: int = 0
@@ -100,6 +103,8 @@ class _Chain:
     last: str = FIRST
     heads: list[Entry] = field(default_factory=list)
     closed: int | None = None
+    pruned: int = 0
+    """How many of its records were taken out; `peaks` and `last` begin with what they were."""
     met: int = 0
     """How many of the heads were reached."""
     torn: bool = False
@@ -186,6 +191,7 @@ def _check_register(store: Store, found: Verification, checkpoints: Sequence[Not
             roots[peaks.size] = peaks.root()
     found.entries = peaks.size
     found.writers = len(chains.of)
+    found.pruned = sum(chain.pruned for chain in chains.of.values())
     found.log = chains.begun.log if chains.begun is not None else None
     for number, note in enumerate(checkpoints, 1):
         _check_note(note, f"checkpoint {number}", found, roots, keys)
@@ -226,9 +232,20 @@ def _take(entry: Entry, chains: _Chains) -> str | None:
         chains.of.setdefault(writer, _Chain())
         return f"the writer {writer} was entered before" if chain is not None else None
     wrong = None
+    if entry.kind in (EntryKind.HELD, EntryKind.RELEASED):
+        return None
     if chain is None:
         chain = chains.of[writer] = _Chain()
         wrong = f"the writer {writer} was not entered before its head"
+    if entry.kind is EntryKind.PRUNED:
+        if (entry.size, entry.last, entry.peaks) not in {(head.size, head.last, head.peaks) for head in chain.heads}:
+            return wrong or f"the writer {writer} had no such head, so nothing shows what was taken out"
+        if entry.size <= chain.pruned:
+            return wrong or f"{chain.pruned} records of the writer {writer} were taken out before"
+        chain.pruned, chain.last = entry.size, entry.last
+        chain.peaks = Peaks(entry.size, [bytes.fromhex(peak) for peak in entry.peaks])
+        chain.met = sum(head.size <= entry.size for head in chain.heads)
+        return wrong
     before = chain.heads[-1].size if chain.heads else 0
     if entry.size < before or (entry.size == before and entry.kind is EntryKind.HEAD):
         wrong = wrong or f"the writer {writer} had {before} records before"
@@ -371,7 +388,7 @@ class _Records:
                 if chain.met < len(chain.heads):
                     self._check_heads(chain, number)
             if follow_lives:
-                before, standing = lives.get(session) or (seq > 1 and self._before(session, seq)) or (0, BEGINNING)
+                before, standing = lives.get(session) or (seq > 1 and self._before(stored)) or (0, BEGINNING)
                 step = (standing, stored.kind, stored.event, stored.source, stored.dest, table)
                 after = KNOWN.get(step)
                 wrong = None
@@ -439,16 +456,23 @@ class _Records:
             why = f"the register covers {last}, and {chain.peaks.size} are there: {last - chain.peaks.size} are gone"
             self.found.problems.append(Problem(what=f"the records of writer {writer}", why=why))
 
-    def _before(self, attachment_id: str, seq: int) -> tuple[int, Standing]:
-        """Where an attachment stood before its record `seq`: it was over, or it begins in the middle."""
+    def _before(self, stored: Stored) -> tuple[int, Standing]:
+        """Where an attachment stood before a record that is not its first: it was over, or it begins in the middle."""
+        seq = stored.attachment_seq
         try:
-            earlier = [r for _, r in self.store.records(attachment_id=attachment_id) if r.attachment_seq < seq]
+            earlier = self.store.records(attachment_id=stored.attachment_id)
         except StoreError:  # one of them can't be read, which is told where it stands
             return seq - 1, Standing(ENDED)
+        told = [r for _, r in earlier if r.attachment_seq < seq]
+        source = told[0].source.value if told else stored.source
         standing = BEGINNING
-        for r in earlier:
+        if self.found.pruned and source in TERMINAL and (told[0].attachment_seq if told else seq) > 1:
+            standing = Standing(source)  # told late, when all that it was told before had been taken out
+        for r in told:
             standing, _ = follow((standing, r.kind.value, r.event.value, r.source.value, r.dest.value, r.table))
-        return len(earlier), standing
+        if told:
+            return told[-1].attachment_seq, standing
+        return seq - 1 if standing.over else 0, standing
 
     def _check_ends(self) -> None:
         pending = sorted(attachment for attachment, (_, standing) in self.lives.items() if standing.pending)

@@ -680,6 +680,48 @@ def audit_key(
 
 
 @audit.command(
+    "prune",
+    epilog=_examples("lifecycle audit prune --before 90d --dry-run", "lifecycle audit prune --before 2024-01-01"),
+)
+def audit_prune(
+    before: Annotated[
+        str,
+        typer.Option("--before", metavar="TIME", help="Records from then on stay: a time, or a span such as 90d."),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; show what would be taken out.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take old records out of the log, so that what stays can still be checked.
+
+    Only whole segments go, as the register seals them each minute or 1,000 records: none with a session that is held,
+    or is not over. The register keeps how many went, and the hash and tree of them, so a copy can be checked too.
+    """
+    from lifecycle.cli.auditing import prune_log  # noqa: PLC0415
+
+    prune_log(before=before, dry_run=dry_run, store=store, as_json=as_json)
+
+
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is in the register.")]
+
+
+@audit.command("hold", epilog=_examples("lifecycle audit hold 3f2a91bc --reason 'case 7'"))
+def audit_hold(session_id: SessionArgument, reason: ReasonOption, store: StoreOption = None) -> None:
+    """Keep the records of a session from being taken out of the log."""
+    from lifecycle.cli.auditing import hold_session  # noqa: PLC0415
+
+    hold_session(session_id, reason=reason, release_it=False, store=store)
+
+
+@audit.command("release", epilog=_examples("lifecycle audit release 3f2a91bc --reason 'case 7 is closed'"))
+def audit_release(session_id: SessionArgument, reason: ReasonOption, store: StoreOption = None) -> None:
+    """Let the records of a session that was held be taken out again, when they are old enough."""
+    from lifecycle.cli.auditing import hold_session  # noqa: PLC0415
+
+    hold_session(session_id, reason=reason, release_it=True, store=store)
+
+
+@audit.command(
     "report",
     epilog=_examples("lifecycle audit report -o report.html", "lifecycle audit report 3f2a91bc 77c0d1e2 -o -"),
 )

@@ -1,4 +1,4 @@
-"""``lifecycle audit verify``, ``prove``, ``verify-proof`` and ``key``: the log as evidence.
+"""``lifecycle audit verify``, ``prove``, ``verify-proof``, ``key``, ``prune``, ``hold``, ``release``: evidence.
 
 Rule: exit code 1 says that something is wrong with the log or the proof, and nothing else that is wrong does. What a
 check could not show is printed beside its result.
@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,19 +19,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lifecycle import report
 from lifecycle.audit.notes import Key, load_key, make_note, new_key, public_key, read_notes
 from lifecycle.audit.proving import prove, verify_proof
-from lifecycle.audit.register import Entry
+from lifecycle.audit.register import Entry, Maker
+from lifecycle.audit.retention import hold, prune, release
 from lifecycle.audit.verifying import verify
 from lifecycle.cli.exits import Exit
+from lifecycle.cli.filters import parse_time
 from lifecycle.cli.stored import find_session, reading
 from lifecycle.cli.terminal import err, marks, out, print_json
 from lifecycle.errors import ConfigError, UsageError
+from lifecycle.identity import host_name
+from lifecycle.journal import library_version
 
 if TYPE_CHECKING:
     from lifecycle.audit.notes import Note
     from lifecycle.audit.verifying import Verification
     from lifecycle.ports import Store
 
-__all__ = ["make_proof", "show_key", "verification", "verify_log", "verify_proof_file"]
+__all__ = ["hold_session", "make_proof", "prune_log", "show_key", "verification", "verify_log", "verify_proof_file"]
 
 PROBLEMS_SHOWN: Final = 20
 """In a terminal; JSON has them all."""
@@ -50,6 +55,7 @@ def verify_log(
                 "records": found.records,
                 "covered": found.covered,
                 "older": found.older,
+                "pruned": found.pruned,
                 "writers": found.writers,
                 "entries": found.entries,
                 "checkpoints": found.checkpoints,
@@ -97,6 +103,8 @@ def _summary(found: Verification) -> str:
     if found.checkpoints:
         told += f"; held against {_some(found.checkpoints, 'checkpoint')}"
         told += ", signed by each key" if found.signed else ""
+    if found.pruned:
+        told += f"; {found.pruned:,} were taken out, as it says"
     return told
 
 
@@ -214,6 +222,39 @@ def show_key(path: Path, *, new: bool, origin: str | None, store: str | None) ->
                 raise UsageError(msg)
             origin = make_note(Entry.from_json(body).log, 0, b"").origin
     print(public_key(key, origin))
+
+
+def prune_log(*, before: str, dry_run: bool, store: str | None, as_json: bool) -> None:
+    """Take old records out, and print what went."""
+    now = datetime.now(UTC)
+    limit = parse_time("before", before, now=now)
+    with reading(store) as opened:
+        found = prune(opened, limit, _maker(), now, dry_run=dry_run)
+        url = opened.url
+    if as_json:
+        told = {"records": found.records, "writers": dict(found.writers), "held": list(found.held), "dry_run": dry_run}
+        print_json({"store": url, "before": limit.isoformat(), **told}, indent=True)
+        return
+    what = f"{_some(found.records, 'record')} of {_some(len(found.writers), 'writer')}"
+    if not found.records:
+        print(f"no segment in {url} is that old as a whole; nothing was taken out")
+    else:
+        print(f"{what} would be taken out of {url}" if dry_run else f"{what} were taken out of {url}")
+    for session_id in found.held:
+        told_of = f"session {session_id} is held, so it stays, and what lies in one segment with it"
+        err().print(told_of, style="dim", markup=False, soft_wrap=True)
+
+
+def hold_session(session_id: str, *, reason: str, release_it: bool, store: str | None) -> None:
+    """Keep the records of a session from being taken out, or let them go again."""
+    with reading(store) as opened:
+        found = find_session(opened, session_id)
+        (release if release_it else hold)(opened, found, reason, _maker(), datetime.now(UTC))
+    print(f"the records of session {found} {'may go' if release_it else 'stay'}")
+
+
+def _maker() -> Maker:
+    return Maker("lifecycle audit", host_name(), os.getpid(), library_version())
 
 
 def _notes(path: Path | None) -> list[Note]:

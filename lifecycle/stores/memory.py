@@ -34,6 +34,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._records: list[Stored] = []
+        self._gone: set[int] = set()  # numbers of records that were pruned; something without bytes is in their place
         self._by_writer: dict[str, list[int]] = {}
         self._register: list[tuple[str | None, bytes, bytes]] = []  # the writer that it is about, its hash, its bytes
         self._by_session: dict[str, list[int]] = {}
@@ -198,7 +199,7 @@ class MemoryStore:
             numbers = self._by_session.get(session_id, ())
         else:
             numbers = range(1, len(self._records) + 1)
-        numbers = numbers[bisect_right(numbers, after) :]
+        numbers = [n for n in numbers[bisect_right(numbers, after) :] if n not in self._gone]
         if attachment_id is not None and session_id is not None:
             of_session = set(self._by_session.get(session_id, ()))
             numbers = [n for n in numbers if n in of_session]
@@ -207,10 +208,9 @@ class MemoryStore:
     def stored(self, *, writer: str | None = None, after: int = 0, limit: int | None = None) -> Sequence[Stored]:
         """Records as they are kept; see `lifecycle.ports.Store.stored`."""
         check_page(limit=limit)
-        end = None if limit is None else after + limit
-        if writer is None:
-            return self._records[after:end]
-        return [self._records[n - 1] for n in self._by_writer.get(writer, ())[after:end]]
+        numbers: Sequence[int] = range(1, len(self._records) + 1) if writer is None else self._by_writer.get(writer, ())
+        found = (self._records[n - 1] for n in numbers[after:] if n not in self._gone)
+        return list(islice(found, limit))
 
     def register(self, *, after: int = 0, limit: int | None = None) -> Sequence[tuple[int, bytes, bytes]]:
         """Entries of the register; see `lifecycle.ports.Store.register`."""
@@ -233,6 +233,26 @@ class MemoryStore:
             return False
         self._register.extend((writer, leaf_hash(body), body) for writer, body in entries)
         return True
+
+    def prune(self, upto: Mapping[str, int], entries: Sequence[tuple[str | None, bytes]], *, after: int) -> int | None:
+        """Take records out; see `lifecycle.ports.Store.prune`.
+
+        Raises:
+            StoreError: The store is not open here.
+        """
+        if not self.enter(entries, after=after):
+            return None
+        gone = {n for writer, seq in upto.items() for n in self._by_writer[writer][:seq]} - self._gone
+        sessions = {self._records[n - 1].session_id for n in gone} - {None}
+        for n in gone:
+            self._records[n - 1] = self._records[n - 1]._replace(body=b"", hash=None)
+        self._gone |= gone
+        for session_id in sessions:
+            left = [n for n in self._by_session.get(session_id or "", ()) if n not in self._gone]
+            row = self._rows.get(session_id or "")
+            if not left and row is not None and not is_unfinished(row):
+                del self._rows[row.session_id]
+        return len(gone)
 
     def session(self, session_id: str) -> SessionRow | None:
         """The ledger row of a session."""

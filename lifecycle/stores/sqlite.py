@@ -101,13 +101,42 @@ _REGISTER: Final = (
     """CREATE TRIGGER register_never_goes BEFORE DELETE ON register BEGIN
         SELECT RAISE(ABORT, 'an entry of the register is never deleted');
     END""",
+    # Where the sequences of writers and attachments go on of which no record is left.
+    """CREATE TABLE pruned (
+        what TEXT NOT NULL,
+        id TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (what, id)
+    ) WITHOUT ROWID""",
 )
+
+# INSERT OR REPLACE deletes without a DELETE trigger, so whatever it could replace is refused before. Where no id is
+# given, NEW.id is -1 here.
+_IN_ORDER: Final = """CREATE TRIGGER records_in_order BEFORE INSERT ON records BEGIN
+        SELECT RAISE(ABORT, 'a gap or a repeat in the writer''s sequence')
+            WHERE NEW.writer_seq IS NOT 1 + coalesce(
+                (SELECT max(writer_seq) FROM records WHERE writer = NEW.writer),
+                (SELECT seq FROM pruned WHERE what = 'writer' AND id = NEW.writer), 0);
+        SELECT RAISE(ABORT, 'a gap or a repeat in the attachment''s sequence')
+            WHERE NEW.attachment_seq IS NOT 1 + coalesce(
+                (SELECT max(attachment_seq) FROM records WHERE attachment_id = NEW.attachment_id),
+                (SELECT seq FROM pruned WHERE what = 'attachment' AND id = NEW.attachment_id), 0);
+        SELECT RAISE(ABORT, 'the attachment has ended already')
+            WHERE NEW.terminal AND EXISTS (
+                SELECT 1 FROM records WHERE attachment_id = NEW.attachment_id AND terminal);
+        SELECT RAISE(ABORT, 'a record is never replaced')
+            WHERE NEW.id > 0 AND EXISTS (SELECT 1 FROM records WHERE id = NEW.id);
+    END"""
+
+_NEVER_GO: Final = """CREATE TRIGGER records_never_go BEFORE DELETE ON records BEGIN
+        SELECT RAISE(ABORT, 'a record is never deleted');
+    END"""
 
 _UPGRADES: Final[Mapping[int, Sequence[str]]] = {
     1: (_CLAIMS,),
     2: (_UNFINISHED_INDEX, "ALTER TABLE sessions ADD COLUMN held_until TEXT"),
     3: _WRITERS,
-    4: ("ALTER TABLE records ADD COLUMN hash BLOB", *_REGISTER),
+    4: ("ALTER TABLE records ADD COLUMN hash BLOB", *_REGISTER, "DROP TRIGGER records_in_order", _IN_ORDER),
     5: (*sqlite_index.TABLES, *sqlite_index.FILL),
 }
 """What makes a database of a version into one of the next."""
@@ -133,27 +162,11 @@ _SCHEMA: Final = (
     )""",
     "CREATE INDEX records_of_session ON records (session_id)",
     "CREATE UNIQUE INDEX one_end_of_an_attachment ON records (attachment_id) WHERE terminal",
-    # INSERT OR REPLACE deletes without a DELETE trigger, so whatever it could replace is refused before. Where no id is
-    # given, NEW.id is -1 here.
-    """CREATE TRIGGER records_in_order BEFORE INSERT ON records BEGIN
-        SELECT RAISE(ABORT, 'a gap or a repeat in the writer''s sequence')
-            WHERE NEW.writer_seq IS NOT 1 + coalesce(
-                (SELECT max(writer_seq) FROM records WHERE writer = NEW.writer), 0);
-        SELECT RAISE(ABORT, 'a gap or a repeat in the attachment''s sequence')
-            WHERE NEW.attachment_seq IS NOT 1 + coalesce(
-                (SELECT max(attachment_seq) FROM records WHERE attachment_id = NEW.attachment_id), 0);
-        SELECT RAISE(ABORT, 'the attachment has ended already')
-            WHERE NEW.terminal AND EXISTS (
-                SELECT 1 FROM records WHERE attachment_id = NEW.attachment_id AND terminal);
-        SELECT RAISE(ABORT, 'a record is never replaced')
-            WHERE NEW.id > 0 AND EXISTS (SELECT 1 FROM records WHERE id = NEW.id);
-    END""",
+    _IN_ORDER,
     """CREATE TRIGGER records_never_change BEFORE UPDATE ON records BEGIN
         SELECT RAISE(ABORT, 'a record is never changed');
     END""",
-    """CREATE TRIGGER records_never_go BEFORE DELETE ON records BEGIN
-        SELECT RAISE(ABORT, 'a record is never deleted');
-    END""",
+    _NEVER_GO,
     """CREATE TABLE sessions (
         session_id TEXT NOT NULL UNIQUE,
         attachment_id TEXT NOT NULL,
@@ -338,12 +351,8 @@ class SQLiteStore:
         Raises:
             StoreError: Nothing was written.
         """
-        rows = [(seq, writer, leaf_hash(body), body) for seq, (writer, body) in enumerate(entries, after + 1)]
         with self._file.use() as db, _transaction(db):
-            (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM register").fetchone()
-            if last == after:
-                db.executemany("INSERT INTO register (seq, writer, hash, body) VALUES (?, ?, ?, ?)", rows)
-        return bool(last == after)
+            return _enter(db, entries, after)
 
     def query(
         self, query: Query, *, after: int = 0, limit: int | None = None, newest: bool = False
@@ -361,6 +370,37 @@ class SQLiteStore:
         check_page(limit=limit)
         with self._file.use() as db, _transaction(db, "DEFERRED"):
             return find_records(db, query, after=after, limit=limit, newest=newest, store=self.url)
+
+    def prune(self, upto: Mapping[str, int], entries: Sequence[tuple[str | None, bytes]], *, after: int) -> int | None:
+        """Take records out; see `lifecycle.ports.Store.prune`.
+
+        Raises:
+            StoreError: Nothing was changed.
+        """
+        with self._file.use() as db, _transaction(db):
+            if not _enter(db, entries, after):
+                return None
+            db.execute("CREATE TEMP TABLE gone (id INTEGER PRIMARY KEY, session_id TEXT)")
+            db.executemany(
+                "INSERT INTO gone SELECT id, session_id FROM records WHERE writer = ? AND writer_seq <= ?", upto.items()
+            )
+            db.executemany("INSERT OR REPLACE INTO pruned VALUES ('writer', ?, ?)", upto.items())
+            db.execute(
+                "INSERT OR REPLACE INTO pruned SELECT 'attachment', attachment_id, max(attachment_seq) FROM records "
+                "WHERE id IN (SELECT id FROM gone) GROUP BY attachment_id"
+            )
+            # Nobody sees the table without its trigger: what makes it anew is in the same transaction.
+            db.execute("DROP TRIGGER records_never_go")
+            count = db.execute("DELETE FROM records WHERE id IN (SELECT id FROM gone)").rowcount
+            db.execute(_NEVER_GO)
+            ended = f"""session_id IN (SELECT session_id FROM gone)
+                AND session_id NOT IN (SELECT session_id FROM records WHERE session_id IS NOT NULL)
+                AND session_id IN (SELECT session_id FROM sessions WHERE NOT {_UNFINISHED})"""  # noqa: S608
+            for statement in sqlite_index.prune(ended):
+                db.execute(statement)
+            db.execute(f"DELETE FROM sessions WHERE {ended}")  # noqa: S608
+            db.execute("DROP TABLE gone")
+        return count
 
     def session(self, session_id: str) -> SessionRow | None:
         """The ledger row of a session."""
@@ -498,6 +538,16 @@ class SQLiteStore:
             what = f"the row of session {values['session_id']} can't be read ({e})"
             raise self._file.error(what, "read it with the version of lifecycle that wrote it") from e
         return SessionRow(**values)
+
+
+def _enter(db: sqlite3.Connection, entries: Sequence[tuple[str | None, bytes]], after: int) -> bool:
+    """Add entries to the register, unless the last has not the number `after`."""
+    (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM register").fetchone()
+    if last != after:
+        return False
+    rows = [(seq, writer, leaf_hash(body), body) for seq, (writer, body) in enumerate(entries, after + 1)]
+    db.executemany("INSERT INTO register (seq, writer, hash, body) VALUES (?, ?, ?, ?)", rows)
+    return True
 
 
 @contextmanager

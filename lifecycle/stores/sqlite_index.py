@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lifecycle.audit.record import Record
     from lifecycle.ports import SessionRow
 
-__all__ = ["BLOCK", "FILL", "TABLES", "Index", "iso", "pace_of"]
+__all__ = ["BLOCK", "FILL", "TABLES", "Index", "iso", "pace_of", "prune"]
 
 BLOCK: Final = 1024
 """Records in a block; part of the schema."""
@@ -129,6 +129,16 @@ FILL: Final = (
         FROM sessions, {_each("sessions.labels")} AS given JOIN labels USING (key, value) ORDER BY 1, 2, 3, 4""",
 )
 """What fills them from the records and sessions that are there."""
+
+
+def prune(ended: str) -> tuple[str, ...]:
+    """What takes out the records in the table `gone`, and the sessions that `ended` tells; blocks stay, as bounds."""
+    return (
+        "DELETE FROM record_index WHERE id IN (SELECT id FROM gone)",
+        "DELETE FROM record_labels WHERE id IN (SELECT id FROM gone)",
+        f"DELETE FROM session_labels WHERE {ended}",
+    )
+
 
 _Class = tuple[str, str, str, str, str, str, int]
 _Label = tuple[str, str]

@@ -361,6 +361,37 @@ class StoreSuite:
             assert again.last_entry() == b"three"
             again.close()
 
+    def test_records_are_taken_out_together_with_the_entries_that_say_so(self, store: Store) -> None:
+        """All of these writers up to there, rows of what is over, and nothing else; the sequences go on."""
+        over = {"state": State.CLOSED, "released": True}
+        store.write(
+            [a_record(1, 1), the_end(2, 2), a_record(3, 1, attachment_id="b", session_id="t")], [a_row("s", **over)]
+        )
+        store.write([a_record(1, 1, writer="v", attachment_id="c", session_id="u")], [a_row("t"), a_row("u", **over)])
+        assert store.enter([(None, b"one")], after=0)
+        assert store.prune({"w": 2}, [(None, b"gone")], after=0) is None
+        assert len(store.stored()) == 4
+        assert store.prune({"w": 2}, [(None, b"gone")], after=1) == 2
+        assert [(row.writer, row.writer_seq) for row in store.stored()] == [("w", 3), ("v", 1)]
+        assert [row.writer_seq for row in store.stored(writer="w", after=2)] == [3]
+        assert [record.writer_seq for _, record in store.records()] == [3, 1]
+        assert list(store.records(attachment_id="a")) == list(store.records(session_id="s")) == []
+        assert [record.writer_seq for _, record in store.query(Query(labels={"team": "blue"}))] == [3, 1]
+        assert list(store.query(Query(attachment="a"))) == list(store.query(Query(state=State.CLOSED))) == []
+        assert {row.session_id for row in store.sessions()} == {"t", "u"}
+        assert {row.session_id for row in store.sessions(labels={"team": "blue"})} == {"t", "u"}
+        assert [body for _, _, body in store.register()] == [b"one", b"gone"]
+        assert store.last_entry("w") is None
+        assert store.prune({"w": 3, "v": 1}, [(None, b"all")], after=2) == 2
+        assert list(store.stored()) == []
+        assert list(store.records()) == []
+        assert {row.session_id for row in store.sessions()} == {"t"}  # it is not over, whatever became of its records
+        for bad in (a_record(1, 1, attachment_id="d"), a_record(4, 1, attachment_id="b"), a_record(5, 3)):
+            with pytest.raises(StoreError):
+                store.write([bad], [])
+        store.write([a_record(4, 2, attachment_id="b"), a_record(5, 3)], [])
+        assert [row.number for row in store.stored()] == [5, 6]
+
     # --- queries ------------------------------------------------------------------------------------------------
 
     def test_each_filter_finds_what_it_says(self, store: Store) -> None:
