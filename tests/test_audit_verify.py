@@ -34,6 +34,7 @@ from lifecycle.audit.register import Entry, EntryKind, Maker, Tip, advance, anno
 from lifecycle.states import EDGES, TABLE_VERSION
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.stores.sqlite import SQLiteStore
+from lifecycle.testing import ManualClock
 from lifecycle.testing.store_suite import T0, a_record, the_end
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
@@ -442,6 +443,68 @@ def test_a_file_changed_with_other_means(tmp_path):
         with closing(SQLiteStore(copy)) as store:
             store.open()
             assert any(expected in problem for problem in why(store, checkpoints=[kept])), statement
+
+
+# --- several processes ----------------------------------------------------------------------------------------------
+
+
+def told(found):
+    """All of it, to be compared."""
+    values = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+    return {**values, "problems": sorted(map(str, found.problems))}
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """A log of several writers at once, in a file, which is looked at in parts of seven records."""
+    monkeypatch.setattr("lifecycle.audit.verifying._SHARE", 7)
+    store = SQLiteStore(tmp_path / "log.db")
+    with Client(adapter=MemoryAdapter(), store=store.url, clock=ManualClock()) as one:
+        for _ in range(3):
+            with one.Session() as session:
+                with Client(adapter=MemoryAdapter(), store=store.url, clock=ManualClock()) as two, two.Session():
+                    session.extend(minutes=1)
+                for _ in range(3):
+                    with pytest.raises(lifecycle.InvalidTransition):
+                        session.start()
+            session.stop()
+    store.open()
+    yield store
+    store.close()
+
+
+def test_several_processes_find_what_one_finds(shared):
+    kept = checkpoint_of(shared)
+    whole = verify(shared, checkpoints=[kept], processes=2)
+    assert (whole.problems, whole.records, whole.covered) == ([], len(shared.stored()), len(shared.stored()))
+    assert whole.writers == 4
+    assert told(whole) == told(verify(shared, checkpoints=[kept]))
+    done = []
+    verify(shared, processes=2, progress=done.append)
+    assert done[-1] == len(shared.stored())
+    assert len(done) == -(-len(shared.stored()) // 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 7, 8, 14])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE records SET body = CAST(replace(body, 'MainThread', 'MainThreat') AS BLOB) WHERE id = ?",
+        "DELETE FROM records WHERE id = ?",
+        "UPDATE records SET session_id = 'x' WHERE id = ?",
+    ],
+)
+def test_several_processes_find_damage_wherever_a_part_ends(shared, statement, number):
+    kept = checkpoint_of(shared)
+    with shared._file.use() as db:
+        for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {name}")
+        assert db.execute(statement, (number,)).rowcount
+    alone, together = (verify(shared, checkpoints=[kept], processes=n) for n in (1, 2))
+    assert not together.ok
+    first, second = ([p for p in found.problems if p.number is not None][:1] for found in (alone, together))
+    assert first == second  # what follows from it may be told otherwise
 
 
 # --- older versions -------------------------------------------------------------------------------------------------

@@ -92,7 +92,14 @@ def _verified(
         raise ConfigError(option="--key", value=keys[0], allowed=allowed)
     with reading(store) as opened, _progress(opened) as progress:
         found_id = find_session(opened, session_id) if session_id is not None else None
-        return opened.url, verify(opened, checkpoints=notes, keys=parsed, session_id=found_id, progress=progress)
+        return opened.url, verify(
+            opened,
+            checkpoints=notes,
+            keys=parsed,
+            session_id=found_id,
+            progress=progress,
+            processes=os.cpu_count() or 1,
+        )
 
 
 def _summary(found: Verification) -> str:

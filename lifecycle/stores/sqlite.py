@@ -238,6 +238,10 @@ class SQLiteStore:
         self._file = SQLiteFile(Path(path).absolute(), busy_timeout=busy_timeout, prepare=self._prepare)
         self._index = sqlite_index.Index()
 
+    def __reduce__(self) -> tuple[type[SQLiteStore], tuple[Path]]:
+        """Another process gets a store on the same file that it has to open."""
+        return type(self), (self.path,)
+
     @property
     def url(self) -> str:
         """``sqlite:///`` and the absolute path."""
