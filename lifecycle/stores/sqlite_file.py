@@ -55,6 +55,7 @@ class SQLiteFile:
     def __init__(self, path: Path, *, busy_timeout: float, prepare: Callable[[sqlite3.Connection], None]) -> None:
         self.path = path
         self.url = f"sqlite:///{path}"
+        self._wal = f"{path}-wal"
         self._busy_timeout = busy_timeout
         self._prepare = prepare
         self._lock = threading.Lock()
@@ -211,14 +212,14 @@ class SQLiteFile:
             raise self.error("it was moved, deleted or replaced while in use", "put it back, or make a new Client")
         if self._db is None:
             return
-        wal = _identity_of(Path(f"{self.path}-wal"))
+        wal = _identity_of(self._wal)
         if self._wal_identity is None:
             self._wal_identity = wal
         elif wal != self._wal_identity:
             raise self.error("its -wal file was deleted while in use", "make a new Client, and leave that file alone")
 
 
-def _identity_of(path: Path) -> Identity | None:
+def _identity_of(path: Path | str) -> Identity | None:
     try:
         status = os.stat(path)  # noqa: PTH116 - twice as fast, and called four times for each write
     except FileNotFoundError:
