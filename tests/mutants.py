@@ -181,8 +181,8 @@ WEAKENINGS: Final = (
     Mutant(
         "the end of a writer is missed",
         VERIFYING,
-        "        if chain.peaks.size < last:",
-        "        if chain.peaks.size < 0:",
+        "    if size < last:",
+        "    if size < 0:",
     ),
     Mutant(
         "records are a path",
@@ -208,6 +208,12 @@ WEAKENINGS: Final = (
         "        chain.met = sum(head.size <= entry.size for head in chain.heads)",
         "        chain.met = len(chain.heads)",
     ),
+    Mutant(
+        "a part begins where the one before it ends",
+        VERIFYING,
+        "            chain.last = heads[-1].last\n",
+        "            chain.torn = True\n",
+    ),
     Mutant("the register is a chain", VERIFYING, "    if entry.prev != last:", "    if False:"),
     Mutant("the register has no gap", VERIFYING, "    if entry.seq != seq or seq != peaks.size + 1:", "    if False:"),
     Mutant(
@@ -224,7 +230,10 @@ WEAKENINGS: Final = (
     ),
     Mutant("a cut register is missed", VERIFYING, "    elif note.size > found.entries:", "    elif False:"),
     Mutant(
-        "older records are covered", VERIFYING, "in older.hashes) != begun.peaks:", "in older.hashes) is begun.peaks:"
+        "older records are covered",
+        VERIFYING,
+        "in older.hashes) != chains.begun.peaks:",
+        "in older.hashes) is chains.begun.peaks:",
     ),
     Mutant(
         "signatures are asked for",
