@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ _PROC = Path("/proc/self")
 @pytest.fixture(scope="session", autouse=True)
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folder for state and temporary files of this run: short, since paths of sockets are bounded."""
+    resource_tracker.ensure_running()  # what a process that starts others by spawn has from then on
     state = tmp_path_factory.mktemp("state")  # before TMPDIR changes, so that pytest keeps its own folders
     folder = Path(tempfile.mkdtemp(prefix="lc-"))
     with pytest.MonkeyPatch.context() as patch:

@@ -356,6 +356,8 @@ def caught_by(mutant: Mutant) -> str | None:
         if done.returncode == 0:
             return None
         told = [line for line in done.stdout.strip().splitlines() if mutant not in WEAKENINGS or "FAILED" in line]
+        if mutant in WEAKENINGS:
+            return told[-1] if told else None  # it failed of something else
         return told[-1] if told else "a call never came back"
 
 
