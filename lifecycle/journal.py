@@ -44,6 +44,9 @@ CHECKPOINT_SECONDS: Final = 60.0
 CHECKPOINT_RECORDS: Final = 1000
 """... and after so many records."""
 
+PUBLISH_SECONDS: Final = 10.0
+"""How long a checkpoint may take to be handed out before nobody waits for it any more."""
+
 
 def library_version() -> str:
     """The version of this library, or ``0+unknown`` when it runs from files that were never installed."""
@@ -105,6 +108,8 @@ class Journal:
         """The hash of the record with that number, in hex."""
         self._written = (0, FIRST)
         """The same of the last record that the store has taken."""
+        self._again = False
+        """True after a write that failed, so that it is not known what the store has of it."""
         self.publishers: list[Publisher] = []
         """Who hands out the checkpoints of this log."""
         self._damage: ChainBroken | None = None
@@ -210,30 +215,40 @@ class Journal:
         With `closing`, enter too that this one writes no more, unless something of it was refused.
         What goes wrong is told to `on_trouble`: the records are safe, and the next turn tries again.
         """
-        if not self._known:
-            return  # this process has written nothing, so others look after it
+        if not self._known or self._damage is not None:
+            return  # this process has written nothing, so others look after it; or nothing is added any more
+        closing = closing and not self._stuck
+        more = True
         try:
-            tip = await self._worker.run(self._advance, closing and not self._stuck and self._damage is None)
+            while more:  # one turn at a time: who starts a session meanwhile waits for one, and not for a long log
+                tip, more = await self._worker.run(self._advance, closing)
         except ChainBroken as e:
             self._damage = e
             self._on_trouble("lifecycle.log_damaged", store=self.store.url, seq=e.seq, why=str(e))
             return
-        except StoreError as e:
-            self._on_trouble("lifecycle.checkpoint_failed", store=self.store.url, why=str(e))
+        except Exception as e:  # noqa: BLE001 - a foreign store may raise anything; it must not end the keeper
+            why = str(e) if isinstance(e, StoreError) else type(e).__name__
+            self._on_trouble("lifecycle.checkpoint_failed", store=self.store.url, why=why)
             return
-        for publisher in list(self.publishers):
-            try:
-                await self._worker.run(publisher.publish, tip)
-            except Exception as e:  # noqa: BLE001 - a function of the user's may raise anything
-                self._on_trouble("lifecycle.checkpoint_not_published", error=type(e).__name__, size=tip.size)
+        await asyncio.gather(*(self._publish(publisher, tip) for publisher in self.publishers))
 
-    def _advance(self, closing: bool) -> Tip:
+    def _advance(self, closing: bool) -> tuple[Tip, bool]:
         seq, last = self._written
-        while True:
-            tip, more = advance(self.store, self._maker(), self._clock.utcnow(), closing=closing, own=(seq, last))
-            if not more:
-                self._covered = seq
-                return tip
+        tip, more = advance(self.store, self._maker(), self._clock.utcnow(), closing=closing, own=(seq, last))
+        if not more:
+            self._covered = seq
+        return tip, more
+
+    async def _publish(self, publisher: Publisher, tip: Tip) -> None:
+        """Hand out a checkpoint. Not on the store's thread: a function of the user's may hang."""
+        try:
+            if publisher.busy:
+                raise TimeoutError
+            publisher.busy = True
+            running = asyncio.get_running_loop().run_in_executor(None, publisher.publish, tip)
+            await asyncio.wait_for(asyncio.shield(running), PUBLISH_SECONDS)
+        except Exception as e:  # noqa: BLE001 - a function of the user's may raise anything
+            self._on_trouble("lifecycle.checkpoint_not_published", error=type(e).__name__, size=tip.size)
 
     def _maker(self) -> Maker:
         return Maker(self.writer, host_name(), os.getpid(), self._version)
@@ -272,7 +287,16 @@ class Journal:
             self._renew()
             self._announce([self.writer])
             self._known = True
+        if len(records) and records[0].writer_seq <= self._written[0] + 1 and self._again:
+            # What seemed to fail may have been written: the disk said so, and the file was looked for in vain after it.
+            there = self.store.stored(writer=self.writer, after=self._written[0], limit=len(records))
+            for stored, record in zip(there, records, strict=False):
+                if stored.hash == record.hash:
+                    self._written = (record.writer_seq, record.hash.hex())
+            records = [r for r in records if r.writer_seq > self._written[0]]
+        self._again = True
         self.store.write(records, rows)
+        self._again = False
         if records:
             self._written = (records[-1].writer_seq, records[-1].hash.hex())
 
@@ -297,7 +321,10 @@ class Journal:
                     self._due.set()
                 late, self._stuck = [r for p in self._stuck for r in p.records], []
                 if self._rescue is not None:
-                    await self._worker.run(_remove, self._rescue)
+                    try:
+                        await self._worker.run(_remove, self._rescue)
+                    except OSError as e:  # who finds it later sees that all of it is in the store
+                        self._on_trouble("lifecycle.rescue_file_left", path=str(self._rescue), error=type(e).__name__)
                     self._rescue = None
                 self._tell_of(late, [*records, *(r for p in self._queue for r in p.records)])
             else:
@@ -358,7 +385,7 @@ def _writable_step(result: StepResult) -> StepResult:
 
 def _writable_row(row: SessionRow) -> SessionRow:
     error = _writable(row.error) if row.error is not None else None
-    facts = {_writable(key): _writable(value) for key, value in row.facts.items()}
+    facts = {_writable(str(key)): _writable(str(value)) for key, value in row.facts.items()}
     return row if (error, facts) == (row.error, row.facts) else replace(row, error=error, facts=facts)
 
 

@@ -59,7 +59,11 @@ def keep(spilled: Spilled) -> Path | None:
     lines = [orjson.dumps(head)]
     lines += [_RECORD + record.to_json() + b"}" for record in spilled.records]
     lines += [b'{"row":' + orjson.dumps(row, default=dict) + b"}" for row in spilled.rows]
-    for folder in _folders():
+    try:
+        folders = _folders()
+    except OSError:
+        return None  # there is no folder for temporary files either
+    for folder in folders:
         path = folder / _NAME.format(spilled.writer.writer)
         part = path.with_suffix(".part")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import sqlite3
@@ -14,8 +15,9 @@ from test_audit_verify import MAKER, OLD
 from lifecycle import AuditError, Client, Event, RecordKind, State, UsageError
 from lifecycle.audit import prove, verify_proof
 from lifecycle.audit.canonical import canonical
+from lifecycle.audit.merkle import Peaks, Tree, leaf_hash
 from lifecycle.audit.notes import load_key, make_note, new_key, public_key
-from lifecycle.audit.register import advance, announce
+from lifecycle.audit.register import Entry, advance, announce
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.stores.sqlite import SQLiteStore
 from lifecycle.testing.store_suite import T0, a_record
@@ -70,15 +72,23 @@ def test_owner_and_guest_are_both_in_it(tmp_path):
     assert len({r.attachment_id for r in found.records}) == 2
 
 
-def test_a_proof_leads_from_checkpoints_that_were_kept(log):
+def test_a_proof_leads_from_checkpoints_that_were_kept(log, key):
     earlier = checkpoint_of(log)
     (session,) = live(log)
     kept = checkpoint_of(log)
     live(log)
     proof = prove(log, session, since=[earlier, kept])
-    for note in (earlier, kept):
-        assert verify_proof(proof, checkpoints=[note]).ok
-        assert verify_proof(proof, checkpoints=[note]).anchored
+    found = verify_proof(proof, checkpoints=[kept])
+    assert (found.ok, found.anchored) == (True, True)
+    found = verify_proof(proof, checkpoints=[earlier])  # it stands for nothing that came after it
+    (problem,) = found.problems
+    assert problem.startswith(
+        f"its records were entered in the register after the checkpoint of size {earlier.size} that"
+    )
+    assert not found.anchored
+    public = public_key(key, f"lifecycle/{tip_of(log).log}")
+    found = verify_proof(prove(log, session, key=key, since=[earlier]), checkpoints=[earlier], keys=[public])
+    assert (found.ok, found.anchored, found.signed) == (True, False, 1)
     unknown = checkpoint_of(small())
     assert verify_proof(proof, checkpoints=[unknown]).problems == [
         "it fits none of the checkpoints that were kept; make it anew with --checkpoints"
@@ -89,6 +99,25 @@ def small():
     store = MemoryStore()
     live(store)
     return store
+
+
+def test_one_made_up_from_a_checkpoint_alone_is_not_anchored(log):
+    """Where the size is a power of two, the root is all there is to know of a tree: anybody can go on from there."""
+    kept = make_note(tip_of(log).log, 4, leaf_hash(b"whatever it was"))
+    forged = MemoryStore()
+    live(forged)
+    proof = json.loads(prove(forged, forged.sessions()[0].session_id))
+    entry = Entry.from_json(proof["heads"][0]["entry"].encode())
+    head = dataclasses.replace(entry, log=tip_of(log).log, seq=5, tree=(kept.root.hex(),)).to_json()
+    root = Tree([leaf_hash(head)], Peaks(4, [kept.root])).root()
+    proof["checkpoint"] = str(make_note(tip_of(log).log, 5, root))
+    proof["since"] = [{"checkpoint": str(kept), "path": [leaf_hash(head).hex()]}]
+    proof["heads"] = [{"entry": head.decode(), "path": [kept.root.hex()]}]
+    found = verify_proof(canonical(proof), checkpoints=[kept])
+    assert not found.anchored
+    assert [problem.split(" that was kept")[0] for problem in found.problems] == [
+        "its records were entered in the register after the checkpoint of size 4"
+    ]
 
 
 def test_a_checkpoint_that_contradicts_it(log):
@@ -130,7 +159,9 @@ def test_a_session_that_goes_on(log):
         advance(store, maker, T0)
         found = verify_proof(prove(store, session.session_id))
         assert found.ok
-        assert found.notes[1] == f"attachment {session.attachment_id} had not ended when the proof was made"
+        assert found.notes[1] == (
+            f"no end of attachment {session.attachment_id} is shown: there may be later records of it"
+        )
 
 
 def test_sessions_without_a_proof(log, tmp_path):
@@ -247,7 +278,7 @@ def test_an_attachment_without_its_end_or_beginning(log):
     (session,) = live(log)
     told = json.loads(prove(log, session))
     without_end = verify_proof(canonical({**told, "records": told["records"][:-1]}))
-    assert "had not ended" in without_end.notes[1]
+    assert "no end of attachment" in without_end.notes[1]
     without_beginning = verify_proof(canonical({**told, "records": told["records"][1:]}))
     assert "it comes after 0 records of its attachment" in without_beginning.problems[0]
 

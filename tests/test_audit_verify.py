@@ -40,8 +40,8 @@ from lifecycle_adapters.memory import Fault, MemoryAdapter
 
 OLD = Path(__file__).parent / "logs" / "schema_1.sql"
 UNCHAINED = (
-    "record(s) of schema 1, by an older version that was running when this log began, are in no chain: nothing shows "
-    "that they are whole"
+    "record(s) of schema 1 are in no chain: an older version that was running when this log began may have written "
+    "them, and so may anybody else"
 )
 MAKER = Maker("w", "host", 42, "1.0")
 

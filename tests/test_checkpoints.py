@@ -341,6 +341,7 @@ def test_a_function_that_raises_hurts_nothing_and_is_told_of(captured):
     with Client(adapter=MemoryAdapter(), store=store, checkpoints=refuse) as client, client.Session():
         pass
     assert len(given) == 1
+    until(lambda: [event for event in captured if event["event"] == "lifecycle.checkpoint_not_published"])
     told = [event for event in captured if event["event"] == "lifecycle.checkpoint_not_published"]
     assert [(event["error"], event["size"]) for event in told] == [("OSError", 3)]
     assert verify(store).covered == 4
@@ -396,7 +397,10 @@ def test_a_write_that_was_interrupted_is_put_aside(tmp_path):
         aside.unlink(missing_ok=True)
         path.write_bytes(whole[:end])
         kept = max(e for e in ends if e <= end)
-        assert read_notes(path) == (notes[: ends.index(kept)], whole[kept:end].decode())
+        if whole[:end].decode() in (str(notes[0]), f"{notes[0]}-", f"{notes[0]}--"):
+            assert (end == len(str(notes[0]))) == (read_notes(path) == ([notes[0]], ""))  # one alone needs no end
+        else:
+            assert read_notes(path) == (notes[: ends.index(kept)], whole[kept:end].decode())
         Publisher(Checkpoints(to=path)).publish(tip_of(store))
         assert path.read_bytes() == whole[:kept] + f"{notes[2]}--\n".encode()
         assert (aside.read_bytes() if aside.exists() else b"") == whole[kept:end]

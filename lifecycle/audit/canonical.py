@@ -28,7 +28,11 @@ def canonical(value: Plain) -> bytes:
         TypeError: A text holds half a surrogate pair, or a value is of no JSON type.
         ValueError: A number is not finite, or not exact in every language (2**53 or more).
     """
-    return orjson.dumps(prepared(value))
+    try:
+        return orjson.dumps(prepared(value))
+    except RecursionError as e:
+        msg = "it is nested too deeply"
+        raise ValueError(msg) from e
 
 
 def prepared(value: Plain) -> object:

@@ -200,6 +200,9 @@ def read_notes(path: str | os.PathLike[str]) -> tuple[list[Note], str]:
         msg = f"{os.fspath(path)} is no file of checkpoints, or is damaged: {e}"
         raise AuditError(msg) from e
     notes = []
+    if _END not in text:  # one alone, as a function of the user's was given it
+        with contextlib.suppress(ValueError):
+            return [Note.parse(text)], ""
     *blocks, torn = text.split(_END)
     for number, block in enumerate(blocks, 1):
         try:
@@ -268,6 +271,8 @@ class Publisher:
         self._begins = (self._origin or DEFAULT_ORIGIN).encode()
         self._key = load_key(options.key) if options.key is not None else None
         self._last: str | None = None
+        self.busy = False
+        """True while one is being handed out."""
         if isinstance(self._to, Path):
             try:
                 with _opened(self._to, self._begins):
@@ -283,14 +288,17 @@ class Publisher:
             OSError: The file can't be written.
             Exception: What the function raised.
         """
-        note = make_note(tip.log, tip.size, tip.root, origin=self._origin, key=self._key)
-        if note.text == self._last:
-            return
-        if isinstance(self._to, Path):
-            _append(self._to, self._begins, f"{note}{_END.lstrip()}")
-        else:
-            self._to(str(note))
-        self._last = note.text
+        try:
+            note = make_note(tip.log, tip.size, tip.root, origin=self._origin, key=self._key)
+            if note.text == self._last:
+                return
+            if isinstance(self._to, Path):
+                _append(self._to, self._begins, f"{note}{_END.lstrip()}")
+            else:
+                self._to(str(note))
+            self._last = note.text
+        finally:
+            self.busy = False
 
 
 def make_note(

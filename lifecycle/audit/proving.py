@@ -1,8 +1,8 @@
 """Proofs for one session: its records, and what shows that they stand in the log, without anyone else's.
 
 Rule: a proof is checked with nothing but itself, and at best a checkpoint that was kept elsewhere. It shows that each
-record is in the log as it is, and that none of an attachment is left out from its first to its last; that there was no
-other attachment to the session it can't show.
+record is in the log as it is, and that none of an attachment is left out before the last that is shown. That there was
+no other attachment to the session, or no later record of one, it can't show.
 
 The file is canonical JSON: ``format``, ``session_id``, ``checkpoint`` (a note), ``since`` (earlier checkpoints, each
 with the path that shows that this one continues it), ``heads`` (entries of the register, each with the path from it to
@@ -12,7 +12,7 @@ begin with the hash next to the entry, and bytes that are hashed stand as text, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,7 +47,7 @@ class Proven:
         checkpoint: The checkpoint that it leads to.
         records: The records that it shows, in the order of the file.
         signed: Number of the keys asked for by which the checkpoint is signed: all of them, where nothing is wrong.
-        anchored: True when the checkpoint is one that was kept elsewhere, or continues it.
+        anchored: True when a checkpoint that was kept elsewhere stands for all that is shown.
         problems: What is wrong.
         notes: What it does not show.
     """
@@ -100,7 +100,6 @@ def prove(
         msg = f"session {session_id} was recorded by an older version, whose records are in no chain; it has no proof"
         raise UsageError(msg)
     entries = [body for _, _, body in store.register()]
-    register = Tree([leaf_hash(body) for body in entries])
     heads, gone = _last_heads(entries, {r.writer for r in wanted})
     uncovered = [r for r in wanted if r.writer not in heads or heads[r.writer][1].size < r.writer_seq]
     if uncovered:
@@ -109,6 +108,26 @@ def prove(
             "within a minute if its process runs, else once another one has written to this store"
         )
         raise UsageError(msg)
+    try:
+        return _made(store, session_id, wanted, entries, heads, gone, key=key, origin=origin, since=since)
+    except (IndexError, ValueError) as e:
+        msg = f"the log does not fit together, so there is no proof: {e}; see `lifecycle audit verify`"
+        raise AuditError(msg) from e
+
+
+def _made(
+    store: Store,
+    session_id: str,
+    wanted: Sequence[Record],
+    entries: Sequence[bytes],
+    heads: Mapping[str, tuple[int, Entry]],
+    gone: Mapping[str, Entry],
+    *,
+    key: Ed25519PrivateKey | None,
+    origin: str | None,
+    since: Sequence[Note],
+) -> bytes:
+    register = Tree([leaf_hash(body) for body in entries])
     trees = {w: _tree(store, head, gone.get(w)) for w, (_, head) in heads.items()}
     log = Entry.from_json(entries[0]).log
     proof = canonical(
@@ -130,7 +149,7 @@ def prove(
             ],
         }
     )
-    if problems := verify_proof(proof, checkpoints=since).problems:
+    if problems := verify_proof(proof).problems:
         msg = f"the log does not fit together, so there is no proof: {problems[0]}; see `lifecycle audit verify`"
         raise AuditError(msg)
     return proof
@@ -160,7 +179,7 @@ def verify_proof(raw: bytes, *, checkpoints: Sequence[Note] = (), keys: Sequence
             msg = "it is not canonical JSON, so it is not as it was made"
             raise ValueError(msg)
         return _Check(told, checkpoints, keys).done()
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         msg = f"this is no proof: {e if isinstance(e, ValueError) else f'{type(e).__name__}: {e}'}"
         raise AuditError(msg) from e
 
@@ -173,10 +192,14 @@ class _Check:
         self.found = Proven(session_id=told["session_id"], checkpoint=note)
         self.note = note
         self.told = told
+        self.reach = 0
+        """The size of the largest checkpoint that was kept, and that it leads from."""
+        self.asked = bool(checkpoints), bool(keys)
         self._check_note(checkpoints, keys)
         self.heads = self._check_heads()
         self.found.records = [self._check_record(item) for item in told["records"]]
         self._check_session()
+        self._check_reach()
 
     def done(self) -> Proven:
         """What was found."""
@@ -200,16 +223,27 @@ class _Check:
             ):  # fmt: skip
                 self._wrong(f"its checkpoint does not continue the one of size {earlier.size}")
         for kept in checkpoints:
-            if any((n.origin, n.size, n.root) == (kept.origin, kept.size, kept.root) for n in known):
-                self.found.anchored = True
-            elif (kept.origin, kept.size) == (self.note.origin, self.note.size):
+            if any((n.origin, n.size) == (kept.origin, kept.size) and n.root != kept.root for n in known):
                 self._wrong(f"its checkpoint has another root than the one of size {kept.size} that was kept")
-        if checkpoints and not self.found.anchored:
+            elif any((n.origin, n.size, n.root) == (kept.origin, kept.size, kept.root) for n in known):
+                self.reach = max(self.reach, kept.size)
+        if checkpoints and not self.reach:
             self._wrong("it fits none of the checkpoints that were kept; make it anew with --checkpoints")
         if not checkpoints and not keys:
             self.found.notes.append(
                 "neither a checkpoint that was kept elsewhere nor a key was given: it fits together, and anybody could "
                 "have made it"
+            )
+
+    def _check_reach(self) -> None:
+        """A checkpoint that was kept stands for nothing that was entered after it."""
+        beyond = [head.seq for head in self.heads.values() if head.seq > self.reach]
+        self.found.anchored = bool(self.reach) and not beyond
+        checkpoints, keys = self.asked
+        if checkpoints and self.reach and beyond and not (keys and self.found.signed):
+            self._wrong(
+                f"its records were entered in the register after the checkpoint of size {self.reach} that was kept, so "
+                "that does not stand for them; take one that was made later, or the key of the log"
             )
 
     def _check_heads(self) -> dict[str, Entry]:
@@ -256,7 +290,9 @@ class _Check:
             for problem in attachment.problems:
                 self._wrong(f"attachment {attachment.attachment_id}, {problem}")
             if not attachment.state.terminal:
-                self.found.notes.append(f"attachment {attachment.attachment_id} had not ended when the proof was made")
+                self.found.notes.append(
+                    f"no end of attachment {attachment.attachment_id} is shown: there may be later records of it"
+                )
         if not replayed:
             self._wrong("it shows no record")
 

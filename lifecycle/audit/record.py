@@ -254,7 +254,7 @@ class Record:
         """
         d: Any = orjson.loads(raw)
         schema = d.get("schema") if isinstance(d, dict) else None
-        if schema not in (1, SCHEMA_VERSION):
+        if type(schema) is not int or schema not in (1, SCHEMA_VERSION):
             msg = f"record schema {schema!r} is unknown to this version, which reads 1 to {SCHEMA_VERSION}"
             raise ValueError(msg)
         try:
@@ -274,7 +274,7 @@ class Record:
                 offset=float(d["offset"]),
             )
             record = cls(**d)
-        except (KeyError, TypeError) as e:
+        except (KeyError, TypeError, OverflowError) as e:
             msg = f"this is no record of schema {schema}: {type(e).__name__}: {e}"
             raise ValueError(msg) from e
         object.__setattr__(record, "_body", raw.encode() if isinstance(raw, str) else bytes(raw))

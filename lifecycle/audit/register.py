@@ -117,17 +117,30 @@ class Entry:
         """
         d: Any = orjson.loads(raw)
         schema = d.get("schema") if isinstance(d, dict) else None
-        if schema != SCHEMA_VERSION:
+        if type(schema) is not int or schema != SCHEMA_VERSION:
             msg = f"schema {schema!r} of an entry is unknown to this version, which reads {SCHEMA_VERSION}"
             raise ValueError(msg)
         try:
             d["kind"] = EntryKind(d["kind"])
             d["at"] = datetime.fromisoformat(d["at"]).astimezone(UTC)
-            d["tree"], d["peaks"] = tuple(d["tree"]), tuple(d["peaks"])
-            return cls(**d)
-        except (KeyError, TypeError, AttributeError) as e:
+            entry = cls(**{**d, "tree": tuple(d["tree"]), "peaks": tuple(d["peaks"])})
+            Peaks(entry.seq - 1, [bytes.fromhex(peak) for peak in entry.tree])
+            Peaks(entry.size, [bytes.fromhex(peak) for peak in entry.peaks])
+        except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as e:
             msg = f"this is no entry of schema {SCHEMA_VERSION}: {type(e).__name__}: {e}"
             raise ValueError(msg) from e
+        wrong = [name for name in _INTEGERS if type(getattr(entry, name)) is not int or getattr(entry, name) < 0]
+        wrong += [name for name in _TEXTS if type(getattr(entry, name)) is not str]
+        wrong += [name for name in _MAYBE if not isinstance(getattr(entry, name), str | None)]
+        if wrong:
+            msg = f"this is no entry of schema {SCHEMA_VERSION}: {', '.join(wrong)} of another type"
+            raise ValueError(msg)
+        return entry
+
+
+_INTEGERS: Final = ("seq", "size", "upto", "pid")
+_TEXTS: Final = ("prev", "log", "by", "last", "host", "library")
+_MAYBE: Final = ("writer", "session_id", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +179,10 @@ class Tip:
         try:
             entry = Entry.from_json(body)
             peaks = Peaks(entry.seq - 1, [bytes.fromhex(peak) for peak in entry.tree])
-        except ValueError as e:
+            hash_ = leaf_hash(body)
+        except (ValueError, TypeError) as e:
             msg = f"the last entry of the register can't be gone on from: {e}; run `lifecycle audit verify`"
             raise ChainBroken(msg, seq=0) from e
-        hash_ = leaf_hash(body)
         peaks.add(hash_)
         return cls(entry.log, peaks, hash_.hex(), entry.upto)
 
@@ -197,7 +210,7 @@ class Head:
         try:
             entry = Entry.from_json(body)
             return cls(writer, Peaks(entry.size, [bytes.fromhex(peak) for peak in entry.peaks]), entry.last)
-        except ValueError as e:
+        except (ValueError, TypeError) as e:
             msg = (
                 f"the last entry of the register about writer {writer} can't be read: {e}; run `lifecycle audit verify`"
             )
@@ -225,6 +238,23 @@ class Maker:
     host: str
     pid: int
     library: str
+
+
+def hash_of(stored: Stored) -> bytes | None:
+    """The hash of a record; None for one of schema 1, which is in no chain.
+
+    Raises:
+        ChainBroken: It is no record, or its hash is gone.
+    """
+    where = f"record {stored.writer_seq} of writer {stored.writer} (number {stored.number} in the store)"
+    try:
+        if stored.hash is not None:
+            return leaf_hash(stored.body)
+        if orjson.loads(stored.body)["schema"] == 1:
+            return None
+    except (ValueError, KeyError, TypeError) as e:
+        raise ChainBroken(f"{where} is no record", seq=stored.writer_seq) from e
+    raise ChainBroken(f"the hash of {where} is gone", seq=stored.writer_seq)
 
 
 def broken(stored: Stored, hash_: bytes, before: int, last: str | None) -> str | None:
@@ -260,22 +290,26 @@ def check_end(store: Store) -> None:
     tip = Tip.after(body)
     last = None
     for seq, kept, entry in store.register(after=max(0, tip.size - _END)):
-        hash_ = leaf_hash(entry)
+        hash_ = leaf_hash(entry) if type(entry) is bytes else b""
         if kept != hash_:
             raise ChainBroken(f"entry {seq} of the register has other bytes than were written", seq=seq)
-        if last is not None and Entry.from_json(entry).prev != last:
+        try:
+            follows = last is None or Entry.from_json(entry).prev == last
+        except ValueError:
+            follows = False
+        if not follows:
             raise ChainBroken(f"entry {seq} of the register does not name the hash of the one before it", seq=seq)
         last = hash_.hex()
     ends: dict[str, tuple[int, str]] = {}
     for stored in store.stored(after=max(0, tip.upto - _END), limit=2 * _END):
-        if stored.hash is None:
+        known = hash_of(stored)
+        if known is None:
             continue
-        hash_ = leaf_hash(stored.body)
         before, prev = ends.get(stored.writer, (stored.writer_seq - 1, None))
-        why = broken(stored, hash_, before, prev)
+        why = broken(stored, known, before, prev)
         if why is not None:
             raise ChainBroken(why, seq=stored.writer_seq)
-        ends[stored.writer] = (stored.writer_seq, hash_.hex())
+        ends[stored.writer] = (stored.writer_seq, known.hex())
 
 
 def announce(store: Store, writers: Sequence[str], maker: Maker, at: datetime) -> None:
@@ -364,6 +398,8 @@ def _older(store: Store) -> tuple[Peaks, int]:
     peaks, upto = Peaks(), 0
     while page := store.stored(after=upto, limit=_PAGE):
         for stored in page:
+            if hash_of(stored) is not None:
+                raise ChainBroken("the register of the log is gone; restore it from a copy", seq=1)
             peaks.add(leaf_hash(stored.body))
         upto = page[-1].number
     return peaks, upto
@@ -374,7 +410,7 @@ def _new_heads(store: Store, upto: int, by: str, own: tuple[int, str] | None) ->
     heads: dict[str, Head] = {}
     page = store.stored(after=upto, limit=_PAGE)
     for stored in page:
-        if stored.hash is None:
+        if hash_of(stored) is None:
             continue  # by a process of an older version that was running already; `verify` tells of it
         head = heads.get(stored.writer)
         if head is None:

@@ -7,6 +7,7 @@ checkpoints that were kept elsewhere. What those can't show is said, and not cal
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,9 +19,10 @@ from orjson import loads
 from lifecycle.audit.merkle import EMPTY, Peaks, leaf_hash
 from lifecycle.audit.notes import DEFAULT_ORIGIN
 from lifecycle.audit.paths import BEGINNING, ENDED, KNOWN, Standing, follow, replay
+from lifecycle.audit.query import Query
 from lifecycle.audit.record import FIRST
 from lifecycle.audit.register import Entry, EntryKind
-from lifecycle.errors import StoreError
+from lifecycle.errors import ConfigError, StoreError
 from lifecycle.states import TERMINAL
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ __all__ = ["Problem", "Verification", "verify"]
 
 _PAGE: Final = 100
 """Records and entries that are read at a time: more of them fit no cache, which costs a quarter of the speed."""
+
+_REMEMBERED: Final = 10_000
+"""Attachments that have ended and are remembered, so that what comes after their end needs no look back."""
 
 _SHARE: Final = 25_000
 """Records that a process looks at before it takes the next: a quarter of a second."""
@@ -141,17 +146,43 @@ def verify(
     Raises:
         StoreError: The store can't be read.
     """
-    found = Verification()
-    chains = _check_register(store, found, checkpoints, keys)
-    tell = progress or (lambda _: None)
-    last = store.records(newest=True, limit=1)[-1:] if processes > 1 and session_id is None else []
-    if last and last[0][0] > 2 * _SHARE and store.url.startswith("sqlite:"):
+    if keys and not checkpoints:
+        raise ConfigError(
+            option="keys", value=str(keys[0]), allowed="checkpoints= beside it: it is these that are signed"
+        )
+    while True:
+        found = Verification()
+        newest = _newest(store)  # first: whoever wrote up to there is in the register by now
+        chains = _check_register(store, found, checkpoints, keys)
+        tell = progress or (lambda _: None)
         _check_older(store, found, chains)
-        _together(store, found, chains, last[0][0], tell, processes)
-    else:
-        _Records(store, found, chains, tell).check(session_id)
+        if processes > 1 and session_id is None and newest > 2 * _SHARE and store.url.startswith("sqlite:"):
+            _together(store, found, chains, newest, tell, processes)
+        else:
+            _Records(store, found, chains, tell).check(session_id, newest)
+        if not any(Entry.from_json(body).kind is EntryKind.PRUNED for body in _later(store, found.entries)):
+            break  # else records were taken out while they were looked at
     found.problems.sort(key=lambda p: (p.number is not None, p.number or 0))
     return found
+
+
+def _newest(store: Store) -> int:
+    """The number of the newest record. None is looked into: it may be one that can't be read."""
+    below, above = 0, 1
+    while store.stored(after=above, limit=1):
+        below, above = above, 2 * above
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (middle, above) if store.stored(after=middle, limit=1) else (below, middle)
+    return above if store.stored(after=below, limit=1) else below
+
+
+def _later(store: Store, after: int) -> Iterator[bytes]:
+    """Entries that came meanwhile; one that can't be read is told when it is looked at."""
+    for _, _, body in store.register(after=after):
+        with contextlib.suppress(ValueError, TypeError):
+            Entry.from_json(body)
+            yield body
 
 
 # --- the register -------------------------------------------------------------------------------------------------
@@ -184,6 +215,8 @@ def _check_register(store: Store, found: Verification, checkpoints: Sequence[Not
     roots: dict[int, bytes] = {0: peaks.root()}
     wanted = {note.size for note in checkpoints}
     torn = False
+    about: dict[str, bytes] = {}
+    held: set[str] = set()
     for seq, hash_kept, body in _entries(store):
         what = f"entry {seq} of the register"
         hash_, entry, wrong = EMPTY, None, None
@@ -199,6 +232,9 @@ def _check_register(store: Store, found: Verification, checkpoints: Sequence[Not
         if entry is not None:
             misplaced = _misplaced(entry, seq, peaks, last, chains)
             told = _take(entry, chains)
+            if entry.writer is not None and entry.kind is not EntryKind.PRUNED:
+                about[entry.writer] = body
+            _note_pruning(entry, max(wanted, default=0), held, found)
             wrong = wrong or (None if torn else misplaced) or told
         if wrong is not None:
             found.problems.append(Problem(what=what, why=wrong))
@@ -207,6 +243,19 @@ def _check_register(store: Store, found: Verification, checkpoints: Sequence[Not
         last = hash_.hex()
         if peaks.size in wanted:
             roots[peaks.size] = peaks.root()
+    for writer, last_about in about.items():
+        if store.last_entry(writer) != last_about:
+            why = f"the store finds another last entry about writer {writer} than there is"
+            found.problems.append(Problem(what="the register", why=why))
+    if (below := store.register(after=-(1 << 62), limit=1)) and below[0][0] < 1:
+        found.problems.append(Problem(what=f"entry {below[0][0]} of the register", why="there is no such number"))
+    if (hidden := store.stored(after=-(1 << 62), limit=1)) and hidden[0].number < 1:
+        number = hidden[0].number
+        found.problems.append(Problem(what=f"record {number}", why="there is no such number", number=number))
+    for session_id in sorted(held):
+        if not store.bodies(Query(session=session_id), limit=1):
+            why = "it is held, and none of its records is there"
+            found.problems.append(Problem(what=f"session {session_id}", why=why))
     found.entries = peaks.size
     found.writers = len(chains.of)
     found.pruned = sum(chain.pruned for chain in chains.of.values())
@@ -219,6 +268,19 @@ def _check_register(store: Store, found: Verification, checkpoints: Sequence[Not
             "no checkpoint was given: whoever can change the store could have made all of it anew, and this can't tell"
         )
     return chains
+
+
+def _note_pruning(entry: Entry, kept: int, held: set[str], found: Verification) -> None:
+    """Follow which sessions are held, and tell of what was taken out since the last checkpoint that was kept."""
+    if entry.kind is EntryKind.HELD:
+        held.add(entry.session_id or "")
+    elif entry.kind is EntryKind.RELEASED:
+        held.discard(entry.session_id or "")
+    elif entry.kind is EntryKind.PRUNED and entry.seq > kept:
+        found.notes.append(
+            f"records of writer {entry.writer}, up to {entry.size}, were taken out by {entry.by} on {entry.host} at "
+            f"{entry.at:%Y-%m-%d %H:%M} UTC, as entry {entry.seq} of the register says; no checkpoint shows it"
+        )
 
 
 def _misplaced(entry: Entry, seq: int, peaks: Peaks, last: str, chains: _Chains) -> str | None:
@@ -278,6 +340,8 @@ def _take(entry: Entry, chains: _Chains) -> str | None:
 def _check_note(note: Note, what: str, found: Verification, roots: dict[int, bytes], keys: Sequence[Key]) -> None:
     if note.origin.startswith(DEFAULT_ORIGIN) and note.origin != f"{DEFAULT_ORIGIN}{found.log}":
         found.problems.append(Problem(what=what, why=f"it is of another log, {note.origin}"))
+    elif note.size == 0:
+        found.problems.append(Problem(what=what, why="it was made before there was anything, so it shows nothing"))
     elif note.size > found.entries:
         why = f"the register has {found.entries} entries, and had {note.size}: what came last is gone"
         found.problems.append(Problem(what=what, why=why))
@@ -304,39 +368,53 @@ class _Records:
         self.chains = chains
         self.progress = progress
         self.lives: dict[str, tuple[int, Standing]] = {}
+        self.over: dict[str, tuple[int, Standing]] = {}
+        """Attachments that ended last: more may be told of them."""
+        self.partial = False
         self.ended: set[str] = set()
-        """Attachments that had begun before what is looked at, and are over."""
+        """Attachments that are over, of a part: they may have begun before it."""
         self.unchained = 0
 
-    def check(self, session_id: str | None) -> None:
+    def check(self, session_id: str | None, newest: int) -> None:
         """Look at all of them, or at those of one session and of who wrote about it."""
         if session_id is None:
-            _check_older(self.store, self.found, self.chains)
-            self.check_part(0, None)
-            for writer, chain in self.chains.of.items():
-                _check_chain_end(self.found, writer, chain.peaks.size, chain.heads)
+            self.check_part(0, newest)
+            for writer, chain in list(self.chains.of.items()):
+                self.check_end(writer, chain, newest)
         else:
             self._check_session(session_id)
         _tell_ends(self.found, self.lives, self.unchained)
 
-    def check_part(self, after: int, upto: int | None) -> None:
+    def check_end(self, writer: str, chain: _Chain, newest: int) -> None:
+        """Miss what the register covers of a writer and is not there; what has come since, it may cover already."""
+        last = chain.heads[-1].size if chain.heads else 0
+        while chain.peaks.size < last:
+            page = self.store.stored(writer=writer, after=chain.peaks.size, limit=_PAGE)
+            page = [stored for stored in page if stored.number > newest and stored.writer_seq <= last]
+            if not page:
+                break
+            self.look(page, upto=self.chains.older, follow_lives=False)
+        _check_chain_end(self.found, writer, chain.peaks.size, chain.heads)
+
+    def check_part(self, after: int, upto: int) -> None:
         """Look at those with numbers above `after`, up to `upto`; the chains are where they were when `after` was 0."""
         older = self.chains.older
         first, begun = after == 0, set[str]()
+        self.partial = not first
         while page := self.store.stored(after=after, limit=_PAGE):
-            if upto is not None and page[-1].number > upto:
+            if page[-1].number > upto:
                 page = [stored for stored in page if stored.number <= upto]
             if not page:
                 return
             for stored in () if first else page:
                 if stored.writer not in begun:
                     begun.add(stored.writer)
-                    self._begin(stored)
-            self._look(page, upto=older)
+                    self.begin(stored)
+            self.look(page, upto=older)
             after = page[-1].number
             self.progress(self.found.records)
 
-    def _begin(self, stored: Stored) -> None:
+    def begin(self, stored: Stored) -> None:
         """Follow the chain of a writer from the last head before this record of it up to there; others look at that."""
         chain = self.chains.of.get(stored.writer)
         before = stored.writer_seq - 1
@@ -360,6 +438,12 @@ class _Records:
         except StoreError as e:
             self.found.problems.append(Problem(what=f"session {session_id}", why=str(e)))
             return
+        if not records:
+            why = "the store has no record of it"
+            self.found.problems.append(Problem(what=f"session {session_id}", why=why))
+        self.found.notes.append(
+            "only what the store finds by the id of the session was looked at, and who wrote about it"
+        )
         for attachment in replay(r for _, r in records).values():
             what = f"attachment {attachment.attachment_id} of session {session_id}"
             self.found.problems += [Problem(what=what, why=problem) for problem in attachment.problems]
@@ -367,19 +451,19 @@ class _Records:
         for writer in sorted({r.writer for _, r in records}):
             after = 0
             while page := self.store.stored(writer=writer, after=after, limit=_PAGE):
-                self._look(page, upto=page[-1].number, follow_lives=False)
+                self.look(page, upto=self.chains.older, follow_lives=False)
                 after = page[-1].writer_seq
                 self.progress(self.found.records)
             if writer in self.chains.of:
                 chain = self.chains.of[writer]
                 _check_chain_end(self.found, writer, chain.peaks.size, chain.heads)
 
-    def _look(self, page: Sequence[Stored], *, upto: int, follow_lives: bool = True) -> None:
+    def look(self, page: Sequence[Stored], *, upto: int, follow_lives: bool = True) -> None:
         """Look at records in their order; those numbered up to `upto` were there before the register.
 
         This is where a long log spends its time, so what happens to each record stands in one place.
         """
-        lives, chains = self.lives, self.chains.of
+        lives, over, chains = self.lives, self.over, self.chains.of
         self.found.records += len(page)
         for stored in page:
             number, hash_kept, body = stored.number, stored.hash, stored.body
@@ -394,7 +478,9 @@ class _Records:
             if found != stored[1:10] or type(body) is not bytes or type(seq) is not int or type(table) is not int:
                 self._differs(stored, found)
                 continue
-            if hash_kept is None and schema == 1:
+            if hash_kept is None and type(schema) is int and schema == 1:
+                if stored.writer in chains or (self.chains.begun is not None and number > upto == 0):
+                    self._wrong(number, "it says that an older version wrote it, and none has written to this log")
                 self.unchained += number > upto
             elif hash_kept is None:
                 self._wrong(number, "its hash is gone")
@@ -414,7 +500,9 @@ class _Records:
                 if chain.met < len(chain.heads):
                     self._check_heads(chain, number)
             if follow_lives:
-                before, standing = lives.get(session) or (seq > 1 and self._before(stored)) or (0, BEGINNING)
+                before, standing = (
+                    lives.get(session) or over.get(session) or (seq > 1 and self._before(stored)) or (0, BEGINNING)
+                )
                 step = (standing, stored.kind, stored.event, stored.source, stored.dest, table)
                 after = KNOWN.get(step)
                 wrong = None
@@ -425,8 +513,12 @@ class _Records:
                 if wrong is not None:
                     self._wrong(number, wrong)
                 if after.over:
-                    if lives.pop(session, None) is None:
+                    lives.pop(session, None)
+                    if self.partial:
                         self.ended.add(session)
+                    over[session] = (seq, after)
+                    if len(over) > _REMEMBERED:
+                        del over[next(iter(over))]
                 else:
                     lives[session] = (seq, after)
 
@@ -484,7 +576,7 @@ class _Records:
             earlier = self.store.records(attachment_id=stored.attachment_id)
         except StoreError:  # one of them can't be read, which is told where it stands
             return seq - 1, Standing(ENDED)
-        told = [r for _, r in earlier if r.attachment_seq < seq]
+        told = [r for number, r in earlier if r.attachment_seq < seq and number < stored.number]
         source = told[0].source.value if told else stored.source
         standing = BEGINNING
         if self.found.pruned and source in TERMINAL and (told[0].attachment_seq if told else seq) > 1:
@@ -532,8 +624,8 @@ def _tell_ends(found: Verification, lives: Mapping[str, tuple[int, Standing]], u
         )
     if unchained:
         found.notes.append(
-            f"{unchained} record(s) of schema 1, by an older version that was running when this log began, "
-            "are in no chain: nothing shows that they are whole"
+            f"{unchained} record(s) of schema 1 are in no chain: an older version that was running when this log began "
+            "may have written them, and so may anybody else"
         )
 
 
@@ -586,6 +678,13 @@ def _together(
             lives = {a: life for a, life in lives.items() if a not in part.ended} | part.lives
             sizes.update({writer: max(size, sizes.get(writer, 0)) for writer, size in part.sizes.items()})
             progress(found.records)
+    ends = _Records(store, found, chains, progress)
     for writer, chain in chains.of.items():
-        _check_chain_end(found, writer, sizes.get(writer, 0), chain.heads)
+        size = sizes.get(writer, 0)
+        more = store.stored(writer=writer, after=size, limit=1) if chain.heads and size < chain.heads[-1].size else ()
+        if more and more[0].number > last:
+            ends.begin(more[0])
+            ends.check_end(writer, chain, last)
+        else:
+            _check_chain_end(found, writer, size, chain.heads)
     _tell_ends(found, lives, unchained)
