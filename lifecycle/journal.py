@@ -218,8 +218,8 @@ class Journal:
         if not self._known or self._damage is not None:
             return  # this process has written nothing, so others look after it; or nothing is added any more
         closing = closing and not self._stuck
-        more = True
         try:
+            tip, more = await self._worker.run(self._advance, closing)
             while more:  # one turn at a time: who starts a session meanwhile waits for one, and not for a long log
                 tip, more = await self._worker.run(self._advance, closing)
         except ChainBroken as e:

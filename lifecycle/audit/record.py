@@ -30,6 +30,10 @@ FIRST: Final = "0" * 64
 """What stands in `prev` of a writer's first record."""
 
 
+_TEXTS: Final = ("writer", "attachment_id", "adapter", "cause", "thread", "host", "library")
+_INTEGERS: Final = ("writer_seq", "attachment_seq", "pid", "table")
+
+
 class RecordKind(enum.StrEnum):
     """What a record says."""
 
@@ -274,6 +278,11 @@ class Record:
                 offset=float(d["offset"]),
             )
             record = cls(**d)
+            wrong = [name for name in _TEXTS if type(d[name]) is not str]
+            wrong += [name for name in _INTEGERS if type(d[name]) is not int]
+            if wrong:
+                msg = f"{', '.join(wrong)} of another type"
+                raise TypeError(msg)
         except (KeyError, TypeError, OverflowError) as e:
             msg = f"this is no record of schema {schema}: {type(e).__name__}: {e}"
             raise ValueError(msg) from e
