@@ -159,7 +159,12 @@ WEAKENINGS: Final = (
     Mutant(
         "columns say what records say", VERIFYING, "            if found != stored[1:10] or type", "            if type"
     ),
-    Mutant("a hash is not taken away", VERIFYING, "if hash_kept is None and schema == 1:", "if hash_kept is None:"),
+    Mutant(
+        "a hash is not taken away",
+        VERIFYING,
+        "if hash_kept is None and type(schema) is int and schema == 1:",
+        "if hash_kept is None:",
+    ),
     Mutant(
         "nothing comes after the end of a writer",
         VERIFYING,
@@ -232,8 +237,8 @@ WEAKENINGS: Final = (
     Mutant(
         "older records are covered",
         VERIFYING,
-        "in older.hashes) != chains.begun.peaks:",
-        "in older.hashes) is chains.begun.peaks:",
+        "older.in_hex() != chains.begun.peaks:",
+        "older.in_hex() is chains.begun.peaks:",
     ),
     Mutant(
         "signatures are asked for",
@@ -299,7 +304,7 @@ WEAKENINGS: Final = (
     Mutant(
         "a proof fits a checkpoint",
         "lifecycle/audit/proving.py",
-        "        if checkpoints and not self.found.anchored:",
+        "        if checkpoints and not self.reach:",
         "        if False:",
     ),
     Mutant(

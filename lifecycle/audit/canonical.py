@@ -7,12 +7,13 @@ what it does otherwise, the order of keys and the form of numbers, is put right 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
 import orjson
 
-__all__ = ["Plain", "canonical", "prepared"]
+__all__ = ["Plain", "canonical", "canonical_time", "prepared"]
 
 Plain = str | int | float | bool | None | Sequence["Plain"] | Mapping[str, "Plain"]
 """What has a canonical form."""
@@ -33,6 +34,11 @@ def canonical(value: Plain) -> bytes:
     except RecursionError as e:
         msg = "it is nested too deeply"
         raise ValueError(msg) from e
+
+
+def canonical_time(at: datetime) -> str:
+    """An aware time in the one form that it has in records and entries: UTC, to the microsecond."""
+    return f"{at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def prepared(value: Plain) -> object:

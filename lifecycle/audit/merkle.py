@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Final
+from typing import Final, Self
 
 __all__ = ["EMPTY", "Peaks", "Tree", "leaf_hash", "verify_consistency", "verify_inclusion"]
 
@@ -66,9 +66,18 @@ class Peaks:
             root = _node(peak, root)
         return root
 
-    def copy(self) -> Peaks:
-        """A tree of its own that goes on from here."""
-        return Peaks(self.size, self.hashes)
+    @classmethod
+    def from_hex(cls, size: int, hashes: Sequence[str]) -> Self:
+        """The peaks as `in_hex` gave them.
+
+        Raises:
+            ValueError: One is not in hex, or a tree of that size has another number of peaks.
+        """
+        return cls(size, [bytes.fromhex(peak) for peak in hashes])
+
+    def in_hex(self) -> tuple[str, ...]:
+        """The peaks as they are written down."""
+        return tuple(peak.hex() for peak in self.hashes)
 
 
 class Tree:

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 import orjson
 
-from lifecycle.audit.canonical import prepared
+from lifecycle.audit.canonical import canonical_time, prepared
 from lifecycle.audit.merkle import leaf_hash
 from lifecycle.states import TABLE_VERSION, CloseReason, Event, InFlight, State
 
@@ -208,7 +208,7 @@ class Record:
         return orjson.dumps(
             {
                 "adapter": self.adapter,
-                "at": f"{self.at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z",
+                "at": canonical_time(self.at),
                 "attachment_id": self.attachment_id,
                 "attachment_seq": self.attachment_seq,
                 "cause": self.cause,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import orjson
 
-from lifecycle.audit.canonical import canonical
+from lifecycle.audit.canonical import canonical, canonical_time
 from lifecycle.audit.merkle import Peaks, leaf_hash
 from lifecycle.audit.record import FIRST
 from lifecycle.errors import ChainBroken
@@ -105,8 +105,8 @@ class Entry:
 
     def to_json(self) -> bytes:
         """The bytes that are stored and hashed."""
-        at = f"{self.at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-        return canonical({name: at if name == "at" else getattr(self, name) for name in self.__slots__})
+        told = {name: getattr(self, name) for name in self.__slots__}
+        return canonical({**told, "at": canonical_time(self.at)})
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
@@ -124,8 +124,8 @@ class Entry:
             d["kind"] = EntryKind(d["kind"])
             d["at"] = datetime.fromisoformat(d["at"]).astimezone(UTC)
             entry = cls(**{**d, "tree": tuple(d["tree"]), "peaks": tuple(d["peaks"])})
-            Peaks(entry.seq - 1, [bytes.fromhex(peak) for peak in entry.tree])
-            Peaks(entry.size, [bytes.fromhex(peak) for peak in entry.peaks])
+            Peaks.from_hex(entry.seq - 1, entry.tree)
+            Peaks.from_hex(entry.size, entry.peaks)
         except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as e:
             msg = f"this is no entry of schema {SCHEMA_VERSION}: {type(e).__name__}: {e}"
             raise ValueError(msg) from e
@@ -178,7 +178,7 @@ class Tip:
         """
         try:
             entry = Entry.from_json(body)
-            peaks = Peaks(entry.seq - 1, [bytes.fromhex(peak) for peak in entry.tree])
+            peaks = Peaks.from_hex(entry.seq - 1, entry.tree)
             hash_ = leaf_hash(body)
         except (ValueError, TypeError) as e:
             msg = f"the last entry of the register can't be gone on from: {e}; run `lifecycle audit verify`"
@@ -209,7 +209,7 @@ class Head:
             return cls(writer, Peaks(), FIRST)
         try:
             entry = Entry.from_json(body)
-            return cls(writer, Peaks(entry.size, [bytes.fromhex(peak) for peak in entry.peaks]), entry.last)
+            return cls(writer, Peaks.from_hex(entry.size, entry.peaks), entry.last)
         except (ValueError, TypeError) as e:
             msg = (
                 f"the last entry of the register about writer {writer} can't be read: {e}; run `lifecycle audit verify`"
@@ -438,14 +438,14 @@ def chain(
         kind=kind,
         seq=tip.size + 1,
         prev=tip.prev,
-        tree=_in_hex(tip.peaks),
+        tree=tip.peaks.in_hex(),
         log=tip.log,
         at=at,
         by=maker.by,
         writer=head.writer or None,
         size=head.peaks.size,
         last=head.last,
-        peaks=_in_hex(head.peaks),
+        peaks=head.peaks.in_hex(),
         upto=tip.upto,
         host=maker.host,
         pid=maker.pid,
@@ -461,7 +461,3 @@ def _enter(store: Store, entries: Sequence[Entry]) -> bool:
     if not entries:
         return True
     return store.enter([(entry.writer, entry.to_json()) for entry in entries], after=entries[0].seq - 1)
-
-
-def _in_hex(peaks: Peaks) -> tuple[str, ...]:
-    return tuple(peak.hex() for peak in peaks.hashes)

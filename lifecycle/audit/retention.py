@@ -109,7 +109,7 @@ def prune(store: Store, before: datetime, maker: Maker, at: datetime, *, dry_run
             return found
         for writer, size in sorted(upto.items()):
             head = next(entry for entry in heads[writer] if entry.size == size)
-            peaks = Peaks(size, [bytes.fromhex(peak) for peak in head.peaks])
+            peaks = Peaks.from_hex(size, head.peaks)
             tip = chain(entries, tip, EntryKind.PRUNED, Head(writer, peaks, head.last), maker, at)
         # None of these is about a writer for who goes on with its chain: there the head is the last word.
         bodies = [(None, entry.to_json()) for entry in entries]

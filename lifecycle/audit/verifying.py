@@ -289,7 +289,7 @@ def _misplaced(entry: Entry, seq: int, peaks: Peaks, last: str, chains: _Chains)
         return f"it says that it is entry {entry.seq}, and {peaks.size} came before it"
     if entry.prev != last:
         return "it does not name the hash of the entry before it"
-    if entry.tree != tuple(peak.hex() for peak in peaks.hashes):
+    if entry.tree != peaks.in_hex():
         return "it does not fit the tree over the entries before it"
     if (entry.kind is EntryKind.BEGUN) != (seq == 1):
         return "the log begins with it" if seq > 1 else "the register begins with another entry than that of its log"
@@ -323,7 +323,7 @@ def _take(entry: Entry, chains: _Chains) -> str | None:
         if entry.size <= chain.pruned:
             return wrong or f"{chain.pruned} records of the writer {writer} were taken out before"
         chain.pruned, chain.last = entry.size, entry.last
-        chain.peaks = Peaks(entry.size, [bytes.fromhex(peak) for peak in entry.peaks])
+        chain.peaks = Peaks.from_hex(entry.size, entry.peaks)
         chain.met = sum(head.size <= entry.size for head in chain.heads)
         return wrong
     before = chain.heads[-1].size if chain.heads else 0
@@ -422,7 +422,7 @@ class _Records:
             return
         heads = [head for head in chain.heads if chain.peaks.size < head.size <= before]
         if heads:
-            chain.peaks = Peaks(heads[-1].size, [bytes.fromhex(peak) for peak in heads[-1].peaks])
+            chain.peaks = Peaks.from_hex(heads[-1].size, heads[-1].peaks)
             chain.last = heads[-1].last
         chain.met = sum(head.size <= before for head in chain.heads)
         for earlier in self.store.stored(writer=stored.writer, after=chain.peaks.size, limit=before - chain.peaks.size):
@@ -563,7 +563,7 @@ class _Records:
             head = chain.heads[chain.met]
             chain.met += 1
             self.found.covered += head.size - (chain.heads[chain.met - 2].size if chain.met > 1 else 0)
-            fits = head.peaks == tuple(peak.hex() for peak in chain.peaks.hashes) and head.last == chain.last
+            fits = head.peaks == chain.peaks.in_hex() and head.last == chain.last
             if not fits and not chain.torn:
                 chain.torn = True
                 why = f"up to it, the records of its writer are not those that entry {head.seq} of the register covers"
@@ -599,7 +599,7 @@ def _check_older(store: Store, found: Verification, chains: _Chains) -> None:
             if stored.number <= chains.older and type(stored.body) is bytes:
                 older.add(leaf_hash(stored.body))
         after = page[-1].number
-    if chains.begun is not None and tuple(peak.hex() for peak in older.hashes) != chains.begun.peaks:
+    if chains.begun is not None and older.in_hex() != chains.begun.peaks:
         why = f"they are not the {chains.begun.size} that were there when it was made"
         found.problems.append(Problem(what="the records before the register", why=why, number=1))
     found.older = older.size
