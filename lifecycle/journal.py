@@ -287,7 +287,7 @@ class Journal:
             self._renew()
             self._announce([self.writer])
             self._known = True
-        if len(records) and records[0].writer_seq <= self._written[0] + 1 and self._again:
+        if records and self._again:
             # What seemed to fail may have been written: the disk said so, and the file was looked for in vain after it.
             there = self.store.stored(writer=self.writer, after=self._written[0], limit=len(records))
             for stored, record in zip(there, records, strict=False):

@@ -27,7 +27,19 @@ from lifecycle.errors import ChainBroken
 if TYPE_CHECKING:
     from lifecycle.ports import Store, Stored
 
-__all__ = ["Entry", "EntryKind", "Head", "Maker", "Tip", "advance", "announce", "begin", "broken", "chain", "check_end"]
+__all__ = [
+    "Entry",
+    "EntryKind",
+    "Head",
+    "Maker",
+    "Tip",
+    "advance",
+    "announce",
+    "begin",
+    "chain",
+    "check_end",
+    "follow_holds",
+]
 
 SCHEMA_VERSION: Final = 1
 """The version of an entry's shape."""
@@ -138,6 +150,14 @@ class Entry:
         return entry
 
 
+def follow_holds(held: dict[str, str], entry: Entry) -> None:
+    """Keep `held`, the reason by session, as it is after one more entry."""
+    if entry.kind is EntryKind.HELD:
+        held[entry.session_id or ""] = entry.note or ""
+    elif entry.kind is EntryKind.RELEASED:
+        held.pop(entry.session_id or "", None)
+
+
 _INTEGERS: Final = ("seq", "size", "upto", "pid")
 _TEXTS: Final = ("prev", "log", "by", "last", "host", "library")
 _MAYBE: Final = ("writer", "session_id", "note")
@@ -216,13 +236,12 @@ class Head:
             )
             raise ChainBroken(msg, seq=0) from e
 
-    def add(self, stored: Stored) -> None:
-        """Follow the chain by one record.
+    def add(self, stored: Stored, hash_: bytes) -> None:
+        """Follow the chain by one record, of that hash.
 
         Raises:
             ChainBroken: It does not fit the one before it.
         """
-        hash_ = leaf_hash(stored.body)
         why = broken(stored, hash_, self.peaks.size, self.last)
         if why is not None:
             raise ChainBroken(f"{why}; run `lifecycle audit verify` for all that is wrong", seq=stored.writer_seq)
@@ -240,13 +259,17 @@ class Maker:
     library: str
 
 
+def _named(stored: Stored) -> str:
+    return f"record {stored.writer_seq} of writer {stored.writer} (number {stored.number} in the store)"
+
+
 def hash_of(stored: Stored) -> bytes | None:
     """The hash of a record; None for one of schema 1, which is in no chain.
 
     Raises:
         ChainBroken: It is no record, or its hash is gone.
     """
-    where = f"record {stored.writer_seq} of writer {stored.writer} (number {stored.number} in the store)"
+    where = _named(stored)
     try:
         if stored.hash is not None:
             return leaf_hash(stored.body)
@@ -265,7 +288,7 @@ def broken(stored: Stored, hash_: bytes, before: int, last: str | None) -> str |
     Returns:
         None when it does.
     """
-    where = f"record {stored.writer_seq} of writer {stored.writer} (number {stored.number} in the store)"
+    where = _named(stored)
     if stored.hash != hash_:
         return f"{where} has other bytes than were written"
     if stored.writer_seq != before + 1:
@@ -410,12 +433,13 @@ def _new_heads(store: Store, upto: int, by: str, own: tuple[int, str] | None) ->
     heads: dict[str, Head] = {}
     page = store.stored(after=upto, limit=_PAGE)
     for stored in page:
-        if hash_of(stored) is None:
+        hash_ = hash_of(stored)
+        if hash_ is None:
             continue  # by a process of an older version that was running already; `verify` tells of it
         head = heads.get(stored.writer)
         if head is None:
             head = heads[stored.writer] = Head.of(store, stored.writer)
-        head.add(stored)
+        head.add(stored, hash_)
         if head.writer == by and own is not None and own[0] == head.peaks.size and own[1] != head.last:
             msg = f"record {own[0]} of writer {by}, the last of this process, is not what was written"
             raise ChainBroken(msg, seq=own[0])

@@ -8,7 +8,7 @@ old records that somebody kept can be, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +17,7 @@ import orjson
 
 from lifecycle.audit.merkle import Peaks
 from lifecycle.audit.record import FIRST, RecordKind
-from lifecycle.audit.register import Entry, EntryKind, Head, Maker, begin, chain
+from lifecycle.audit.register import Entry, EntryKind, Head, Maker, begin, chain, follow_holds
 from lifecycle.errors import ConfigError
 from lifecycle.states import TERMINAL
 
@@ -77,10 +77,7 @@ def held_sessions(store: Store) -> dict[str, str]:
     """The sessions that are held, each with the reason. Blocks."""
     held: dict[str, str] = {}
     for entry in _entries(store):
-        if entry.kind is EntryKind.HELD and entry.session_id is not None:
-            held[entry.session_id] = entry.note or ""
-        elif entry.kind is EntryKind.RELEASED:
-            held.pop(entry.session_id or "", None)
+        follow_holds(held, entry)
     return held
 
 
@@ -132,20 +129,18 @@ def _entries(store: Store) -> Iterator[Entry]:
         after = page[-1][0]
 
 
-def _register(store: Store) -> tuple[dict[str, list[Entry]], dict[str, int], set[str]]:
+def _register(store: Store) -> tuple[dict[str, list[Entry]], dict[str, int], dict[str, str]]:
     """The heads of each writer, how much of it is gone, and the sessions that are held."""
     heads: dict[str, list[Entry]] = {}
     gone: dict[str, int] = {}
-    held: set[str] = set()
+    held: dict[str, str] = {}
     for entry in _entries(store):
         if entry.kind in (EntryKind.HEAD, EntryKind.CLOSED) and entry.writer is not None:
             heads.setdefault(entry.writer, []).append(entry)
         elif entry.kind is EntryKind.PRUNED and entry.writer is not None:
             gone[entry.writer] = entry.size
-        elif entry.kind is EntryKind.HELD and entry.session_id is not None:
-            held.add(entry.session_id)
-        elif entry.kind is EntryKind.RELEASED:
-            held.discard(entry.session_id or "")
+        else:
+            follow_holds(held, entry)
     return heads, gone, held
 
 
@@ -161,7 +156,7 @@ class _Attachment:
 class _Log:
     """What decides over each record: its time, its attachment, and its session."""
 
-    def __init__(self, store: Store, before: datetime, held: set[str]) -> None:
+    def __init__(self, store: Store, before: datetime, held: Container[str]) -> None:
         self.attachments: dict[str, _Attachment] = {}
         self.held_back: set[str] = set()
         after = 0

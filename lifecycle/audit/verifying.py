@@ -21,7 +21,7 @@ from lifecycle.audit.notes import DEFAULT_ORIGIN
 from lifecycle.audit.paths import BEGINNING, ENDED, KNOWN, Standing, follow, replay
 from lifecycle.audit.query import Query
 from lifecycle.audit.record import FIRST
-from lifecycle.audit.register import Entry, EntryKind
+from lifecycle.audit.register import Entry, EntryKind, follow_holds
 from lifecycle.errors import ConfigError, StoreError
 from lifecycle.states import TERMINAL
 
@@ -160,7 +160,7 @@ def verify(
             _together(store, found, chains, newest, tell, processes)
         else:
             _Records(store, found, chains, tell).check(session_id, newest)
-        if not any(Entry.from_json(body).kind is EntryKind.PRUNED for body in _later(store, found.entries)):
+        if not any(entry.kind is EntryKind.PRUNED for entry in _later(store, found.entries)):
             break  # else records were taken out while they were looked at
     found.problems.sort(key=lambda p: (p.number is not None, p.number or 0))
     return found
@@ -177,12 +177,11 @@ def _newest(store: Store) -> int:
     return above if store.stored(after=below, limit=1) else below
 
 
-def _later(store: Store, after: int) -> Iterator[bytes]:
+def _later(store: Store, after: int) -> Iterator[Entry]:
     """Entries that came meanwhile; one that can't be read is told when it is looked at."""
     for _, _, body in store.register(after=after):
         with contextlib.suppress(ValueError, TypeError):
-            Entry.from_json(body)
-            yield body
+            yield Entry.from_json(body)
 
 
 # --- the register -------------------------------------------------------------------------------------------------
@@ -216,7 +215,7 @@ def _check_register(store: Store, found: Verification, checkpoints: Sequence[Not
     wanted = {note.size for note in checkpoints}
     torn = False
     about: dict[str, bytes] = {}
-    held: set[str] = set()
+    held: dict[str, str] = {}
     for seq, hash_kept, body in _entries(store):
         what = f"entry {seq} of the register"
         hash_, entry, wrong = EMPTY, None, None
@@ -270,13 +269,10 @@ def _check_register(store: Store, found: Verification, checkpoints: Sequence[Not
     return chains
 
 
-def _note_pruning(entry: Entry, kept: int, held: set[str], found: Verification) -> None:
+def _note_pruning(entry: Entry, kept: int, held: dict[str, str], found: Verification) -> None:
     """Follow which sessions are held, and tell of what was taken out since the last checkpoint that was kept."""
-    if entry.kind is EntryKind.HELD:
-        held.add(entry.session_id or "")
-    elif entry.kind is EntryKind.RELEASED:
-        held.discard(entry.session_id or "")
-    elif entry.kind is EntryKind.PRUNED and entry.seq > kept:
+    follow_holds(held, entry)
+    if entry.kind is EntryKind.PRUNED and entry.seq > kept:
         found.notes.append(
             f"records of writer {entry.writer}, up to {entry.size}, were taken out by {entry.by} on {entry.host} at "
             f"{entry.at:%Y-%m-%d %H:%M} UTC, as entry {entry.seq} of the register says; no checkpoint shows it"

@@ -178,7 +178,10 @@ def make_proof(
 
 def verify_proof_file(path: Path, *, checkpoints: Path | None, keys: Sequence[str], as_json: bool) -> int:
     """Check a proof, print what it shows, and return the exit code."""
-    raw = _read(path, "FILE").removesuffix(b"\n")
+    try:
+        raw = path.read_bytes().removesuffix(b"\n")
+    except OSError as e:
+        raise _unreadable(path, "FILE", e) from e
     found = verify_proof(raw, checkpoints=_notes(checkpoints), keys=[Key.parse(key) for key in keys])
     if as_json:
         print_json(
@@ -267,8 +270,10 @@ def _maker() -> Maker:
 def _notes(path: Path | None) -> list[Note]:
     if path is None:
         return []
-    _read(path, "--checkpoints")
-    notes, torn = read_notes(path)
+    try:
+        notes, torn = read_notes(path)
+    except OSError as e:
+        raise _unreadable(path, "--checkpoints", e) from e
     if torn:
         told = f"{path} ends with a checkpoint that was not written to its end; it is left out"
         err().print(f"note: {told}", style="dim", markup=False, soft_wrap=True)
@@ -277,10 +282,5 @@ def _notes(path: Path | None) -> list[Note]:
     return notes
 
 
-def _read(path: Path, option: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise ConfigError(
-            option=option, value=os.fspath(path), allowed=f"a file that can be read ({e.strerror})"
-        ) from e
+def _unreadable(path: Path, option: str, error: OSError) -> ConfigError:
+    return ConfigError(option=option, value=os.fspath(path), allowed=f"a file that can be read ({error.strerror})")
