@@ -194,3 +194,6 @@ def test_a_bar_is_for_terminals(path, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert f"{count}/{count}" in printed.err
     assert "12 records" in printed.out
+    spoil(path, "UPDATE records SET body = x'00' WHERE id = 12")
+    assert main(["audit", "verify"]) == 1
+    assert "record 12: it is no record" in capsys.readouterr().out

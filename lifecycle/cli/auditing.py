@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lifecycle import report
 from lifecycle.audit.notes import Key, load_key, make_note, new_key, public_key, read_notes
 from lifecycle.audit.proving import prove, verify_proof
+from lifecycle.audit.query import Query
 from lifecycle.audit.register import Entry, Maker
 from lifecycle.audit.retention import hold, prune, release
 from lifecycle.audit.verifying import verify
@@ -139,7 +140,7 @@ def _print_result(url: str, found: Verification) -> None:
 def _progress(store: Store) -> Iterator[Callable[[int], None] | None]:
     """A bar on a terminal's stderr, else nothing."""
     console = err()
-    last = store.records(newest=True, limit=1) if console.is_terminal else ()
+    last = store.bodies(Query(), newest=True, limit=1) if console.is_terminal else ()  # it may be one that is damaged
     if not last:
         yield None
         return
