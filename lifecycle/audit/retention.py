@@ -168,9 +168,9 @@ class _Log:
                 attachment.spans[stored.writer] = (first, stored.writer_seq)
                 attachment.over = attachment.over or _ends(told)
                 attachment.stays = attachment.stays or datetime.fromisoformat(told["at"]) >= before
-                if stored.session_id in held:
+                if stored.session_id is not None and stored.session_id in held:
                     attachment.stays = True
-                    self.held_back.add(stored.session_id or "")
+                    self.held_back.add(stored.session_id)
             after = page[-1].number
 
     def segments(self, heads: Mapping[str, list[Entry]]) -> dict[str, int]:
