@@ -25,7 +25,7 @@ FIELDS = [field.name for field in dataclasses.fields(Record) if field.init]
 text = st.text(st.characters(codec="utf-8"))
 maybe_text = st.none() | text
 count = st.integers(0, 2**53 - 1)
-seconds = st.floats(allow_nan=False, allow_infinity=False)
+seconds = st.floats(-(2.0**53), 2.0**53, exclude_min=True, exclude_max=True)
 times = st.datetimes(
     min_value=datetime(1970, 1, 2), max_value=datetime(9999, 1, 1), timezones=st.just(UTC)  # noqa: DTZ001
 )  # fmt: skip
@@ -192,6 +192,14 @@ def test_numbers_that_not_every_language_has_are_refused(value):
         canonical({"a": [value]})
     with pytest.raises(rfc8785.CanonicalizationError):
         rfc8785.dumps({"a": [value]})
+
+
+@pytest.mark.parametrize("value", [2.0**53, -(2.0**53), 2.0**64, 1e300, float("nan"), float("inf")])
+def test_times_that_not_every_language_reads_alike_are_refused(value):
+    """Written without an exponent, one of 2**64 is read as a whole number by some and as a fraction by others."""
+    for record in (a_record(offset=value), a_record(steps=(StepResult(step="s", outcome=StepOutcome.DONE, ms=value),))):
+        with pytest.raises(ValueError, match=r"no time that is measured; .* below 2\*\*53"):
+            record.to_json()
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"null", b"[]", b"7", b'"text"', b"\xff"])

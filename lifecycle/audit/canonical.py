@@ -13,12 +13,12 @@ from typing import Final
 
 import orjson
 
-__all__ = ["Plain", "canonical", "canonical_time", "prepared"]
+__all__ = ["EXACT", "Plain", "canonical", "canonical_time", "prepared"]
 
 Plain = str | int | float | bool | None | Sequence["Plain"] | Mapping[str, "Plain"]
 """What has a canonical form."""
 
-_LARGEST: Final = 2**53
+EXACT: Final = 2**53
 """Above it a number is not exact in every language: RFC 8785, section 3.2.2.3."""
 
 
@@ -46,7 +46,7 @@ def prepared(value: Plain) -> object:
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int):
-        if not -_LARGEST < value < _LARGEST:
+        if not -EXACT < value < EXACT:
             msg = f"{value} is too large for canonical JSON, which has whole numbers below 2**53"
             raise ValueError(msg)
         return value
@@ -69,7 +69,7 @@ def _number(value: float) -> object:
     if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is not equal to itself
         msg = f"{value} has no JSON form"
         raise ValueError(msg)
-    if value.is_integer() and abs(value) < _LARGEST:
+    if value.is_integer() and abs(value) < EXACT:
         return int(value)
     size = abs(value)
     if 1e-3 <= size < 1e15:  # orjson writes it without an exponent, as ECMAScript does

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 import orjson
 
-from lifecycle.audit.canonical import canonical_time, prepared
+from lifecycle.audit.canonical import EXACT, canonical_time, prepared
 from lifecycle.audit.merkle import leaf_hash
 from lifecycle.states import TABLE_VERSION, CloseReason, Event, InFlight, State
 
@@ -32,6 +32,18 @@ FIRST: Final = "0" * 64
 
 _TEXTS: Final = ("writer", "attachment_id", "adapter", "cause", "thread", "host", "library")
 _INTEGERS: Final = ("writer_seq", "attachment_seq", "pid", "table")
+
+
+def _measured(value: float) -> object:
+    """A number of seconds or milliseconds as it is written: one that every language reads as the same.
+
+    Raises:
+        ValueError: It is not finite, or 2**53 or more.
+    """
+    if not -EXACT < value < EXACT:
+        msg = f"{value} is no time that is measured; there are numbers below 2**53 in a record"
+        raise ValueError(msg)
+    return prepared(value)
 
 
 class RecordKind(enum.StrEnum):
@@ -224,7 +236,7 @@ class Record:
                 "labels": prepared(self.labels),
                 "library": self.library,
                 "note": self.note,
-                "offset": prepared(self.offset),
+                "offset": _measured(self.offset),
                 "pid": self.pid,
                 "prev": self.prev,
                 "principal": self.principal,
@@ -235,7 +247,7 @@ class Record:
                     {
                         "attempts": s.attempts,
                         "error": s.error,
-                        "ms": prepared(s.ms),
+                        "ms": _measured(s.ms),
                         "note": s.note,
                         "outcome": s.outcome,
                         "step": s.step,
