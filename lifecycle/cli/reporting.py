@@ -78,6 +78,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         target = path.resolve()  # a link stays one
+        if target.is_symlink():  # from Python 3.13 on, one that leads to itself is left as it is
+            raise RuntimeError
         if target.is_dir():
             raise ConfigError(option="output", value=str(path), allowed="a file; this is a folder")
         if target.exists() and not target.is_file():
@@ -85,7 +87,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         else:
             part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         out = part.open("wb" if part is target else "xb")
-    except (OSError, RuntimeError) as e:  # up to Python 3.12 a link that leads to itself is the latter
+    except (OSError, RuntimeError) as e:  # up to Python 3.12 a link that leads to itself is the latter too
         why = _reason(e) if isinstance(e, OSError) else "a link that leads to itself"
         raise ConfigError(option="output", value=str(path), allowed=f"a file that can be made; here: {why}") from e
     try:
