@@ -118,7 +118,7 @@ app = _app(
 )
 sessions = _app("List, show, stop and reap sessions.\n\nThose of a store, whichever process runs them.")
 audit = _app(
-    "Read, check, sum up, follow and export the transition log.\n\n"
+    "Read, check, sum up and export the transition log.\n\n"
     "What happened to each session, when, and why; and proof that it is so."
 )
 app.add_typer(sessions, name="sessions")
@@ -493,10 +493,11 @@ def audit_follow(
         bool, typer.Option("--json", help="Print each record as it is stored, one a line, and nothing else.")
     ] = False,
 ) -> None:
-    """Print records as they are written, by any process, until Ctrl-C or SIGTERM.
+    """Print records as they are written, by any process.
 
-    With a cursor file, what was printed is noted there once it has been written out: after a crash, the last records
-    may come a second time, and none is left out. A cursor of another log, or of other filters, is refused.
+    Until Ctrl-C or SIGTERM. With a cursor file, what was printed is noted there once it has been written out: after
+    a crash, the last records may come a second time, and none is left out. A cursor of another log, or of other
+    filters, is refused.
     """
     from lifecycle.cli.filters import Filters  # noqa: PLC0415
     from lifecycle.cli.trail import follow_log  # noqa: PLC0415
@@ -547,7 +548,10 @@ def audit_export(
     slower_than: SlowerThan = None,
     store: StoreOption = None,
 ) -> None:
-    """Write the records of the transition log for other programs, oldest first."""
+    """Write the records of the log for other programs.
+
+    Oldest first.
+    """
     from lifecycle.cli.filters import Filters  # noqa: PLC0415
     from lifecycle.cli.trail import export_log  # noqa: PLC0415
 
@@ -581,7 +585,7 @@ OriginOption = Annotated[
     "verify",
     epilog=_examples(
         "lifecycle audit verify",
-        "lifecycle audit verify --checkpoints checkpoints.txt --key lifecycle/3f2a...+8c1d...+AZ1x...",
+        "lifecycle audit verify --checkpoints notes.txt --key name+8c1d...+AZ1x...",
     )
     + "\n\n"
     + _EXITS,
@@ -598,11 +602,11 @@ def audit_verify(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that the log is whole and unchanged; exit code 1 when it is not.
+    """Check that the log is whole and unchanged.
 
-    Looks at every byte, hash and sequence, and at the path of each session through the table of states. Names the first
-    record that is wrong, and why. Whoever can write to the store could make all of it anew; only a checkpoint that was
-    kept elsewhere shows that.
+    The exit code is 1 when it is not. Looks at every byte, hash and sequence, and at the path of each session
+    through the table of states. Names the first record that is wrong, and why. Whoever can write to the store could
+    make all of it anew; only a checkpoint that was kept elsewhere shows that.
     """
     from lifecycle.cli.auditing import verify_log  # noqa: PLC0415
 
@@ -613,7 +617,7 @@ def audit_verify(
     "prove",
     epilog=_examples(
         "lifecycle audit prove 3f2a91bc -o proof.json",
-        "lifecycle audit prove 3f2a91bc -o proof.json --checkpoints checkpoints.txt --sign-with key.pem",
+        "lifecycle audit prove 3f2a91bc --sign-with key.pem --checkpoints notes.txt",
     )
     + "\n\n"
     + _EXITS,
@@ -630,9 +634,10 @@ def audit_prove(
     origin: OriginOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Prove one session: its records, and what shows that they are in the log, without any others.
+    """Prove that the records of one session are in the log.
 
-    The file is checked offline, by `lifecycle audit verify-proof` or any program that knows RFC 6962.
+    Without showing any others. The file is checked offline, by `lifecycle audit verify-proof` or any program that
+    knows RFC 6962.
     """
     from lifecycle.cli.auditing import make_proof  # noqa: PLC0415
 
@@ -642,8 +647,8 @@ def audit_prove(
 @audit.command(
     "verify-proof",
     epilog=_examples(
-        "lifecycle audit verify-proof proof.json --checkpoints checkpoints.txt",
-        "lifecycle audit verify-proof proof.json --key lifecycle/3f2a...+8c1d...+AZ1x...",
+        "lifecycle audit verify-proof proof.json --checkpoints notes.txt",
+        "lifecycle audit verify-proof proof.json --key name+8c1d...+AZ1x...",
     )
     + "\n\n"
     + _EXITS,
@@ -673,7 +678,10 @@ def audit_key(
     origin: OriginOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Print the public part of the key that signs checkpoints of a log, for those who check them."""
+    """Print the public part of the key that signs checkpoints.
+
+    For those who check them.
+    """
     from lifecycle.cli.auditing import show_key  # noqa: PLC0415
 
     show_key(path, new=new, origin=origin, store=store)
@@ -692,10 +700,11 @@ def audit_prune(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take old records out of the log, so that what stays can still be checked.
+    """Take old records out of the log.
 
-    Only whole segments go, as the register seals them each minute or 1,000 records: none with a session that is held,
-    or is not over. The register keeps how many went, and the hash and tree of them, so a copy can be checked too.
+    So that what stays can still be checked. Only whole segments go, as the register seals them each minute or 1,000
+    records: none with a session that is held, or is not over. The register keeps how many went, and the hash and
+    tree of them, so a copy can be checked too.
     """
     from lifecycle.cli.auditing import prune_log  # noqa: PLC0415
 
@@ -705,17 +714,20 @@ def audit_prune(
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is in the register.")]
 
 
-@audit.command("hold", epilog=_examples("lifecycle audit hold 3f2a91bc --reason 'case 7'"))
+@audit.command("hold", epilog=_examples("lifecycle audit hold 3f2a91bc --reason case-7"))
 def audit_hold(session_id: SessionArgument, reason: ReasonOption, store: StoreOption = None) -> None:
-    """Keep the records of a session from being taken out of the log."""
+    """Keep the records of a session from being taken out."""
     from lifecycle.cli.auditing import hold_session  # noqa: PLC0415
 
     hold_session(session_id, reason=reason, release_it=False, store=store)
 
 
-@audit.command("release", epilog=_examples("lifecycle audit release 3f2a91bc --reason 'case 7 is closed'"))
+@audit.command("release", epilog=_examples("lifecycle audit release 3f2a91bc --reason settled"))
 def audit_release(session_id: SessionArgument, reason: ReasonOption, store: StoreOption = None) -> None:
-    """Let the records of a session that was held be taken out again, when they are old enough."""
+    """Let the records of a held session be taken out again.
+
+    When they are old enough.
+    """
     from lifecycle.cli.auditing import hold_session  # noqa: PLC0415
 
     hold_session(session_id, reason=reason, release_it=True, store=store)
