@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import importlib
 import os
@@ -31,6 +32,7 @@ from lifecycle.errors import (
 from lifecycle.flow import Flow
 from lifecycle.hooks import refuse_in_hook
 from lifecycle.journal import Journal
+from lifecycle.logs import event_fields, session_fields
 from lifecycle.ports import BackendEnd, CdpPipe, CdpSocket, Directory, Operator
 from lifecycle.states import EDGES, CloseReason, Event, InFlight, State
 from lifecycle.steps import HookStruck
@@ -214,24 +216,15 @@ class ClientCore:
 
     def publish(self, record: Record) -> None:
         """Tell the host's log and the readers of this client's events of a record that is durable."""
-        att = self._contexts.get(record.attachment_id)
-        fields: dict[str, object] = {
-            "kind": record.kind.value,
-            "session_id": record.session_id,
-            "attachment_id": record.attachment_id,
-            "adapter": record.adapter,
-            "transition": record.event.value,
-            "source": record.source.value,
-            "dest": record.dest.value,
-            "cause": record.cause,
-        }
-        if record.close_reason is not None:
-            fields["close_reason"] = record.close_reason.value
-        if record.error is not None:
-            fields["error"] = record.error
-        self.supervisor.log_event(f"lifecycle.{record.kind}", att.context if att is not None else None, **fields)
+        context = self.context_of(record.attachment_id)
+        self.supervisor.log_event(f"lifecycle.{record.kind}", context, **event_fields(record), **session_fields(record))
         for subscriber in list(self.subscribers):
             subscriber(record)
+
+    def context_of(self, attachment_id: str) -> contextvars.Context | None:
+        """The context of an attachment's last caller; None for one that this client does not hold."""
+        att = self._contexts.get(attachment_id)
+        return att.context if att is not None else None
 
     async def end_all(self, cause: str, reason: CloseReason) -> list[Exception]:
         """End every active attachment at once; what went wrong and nobody was told."""

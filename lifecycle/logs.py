@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lifecycle.audit import Record
+
     Submit = Callable[[Callable[[], None]], None]
 
-__all__ = ["OwnLogger", "get_logger", "report_unhandled", "use_worker"]
+__all__ = ["OwnLogger", "event_fields", "get_logger", "report_unhandled", "session_fields", "use_worker"]
 
 _submit: Final[list[Submit]] = []
 
@@ -23,6 +25,34 @@ _submit: Final[list[Submit]] = []
 def use_worker(submit: Submit | None) -> None:
     """Log through `submit` from now on, which runs a function on a worker; with None, where it is logged."""
     _submit[:] = [submit] if submit is not None else []
+
+
+def session_fields(record: Record) -> dict[str, str | None]:
+    """Whose record it is: what a host's logs and traces carry of a session, by the same names."""
+    fields: dict[str, str | None] = {
+        "session_id": record.session_id,
+        "attachment_id": record.attachment_id,
+        "adapter": record.adapter,
+    }
+    if record.principal is not None:
+        fields["principal"] = record.principal
+    return fields | {f"label.{key}": value for key, value in record.labels.items()}
+
+
+def event_fields(record: Record) -> dict[str, str]:
+    """What the record says that happened, for a host's logs and traces."""
+    fields = {
+        "kind": record.kind.value,
+        "transition": record.event.value,
+        "source": record.source.value,
+        "dest": record.dest.value,
+        "cause": record.cause,
+    }
+    if record.close_reason is not None:
+        fields["close_reason"] = record.close_reason.value
+    if record.error is not None:
+        fields["error"] = record.error
+    return fields
 
 
 class OwnLogger:
