@@ -113,6 +113,8 @@ class Journal:
         self.publishers: list[Publisher] = []
         """Who hands out the checkpoints of this log."""
         self._damage: ChainBroken | None = None
+        self._checkpointed: float | None = None
+        """When the last checkpoint was handed out, or what it must cover was written first; monotonic seconds."""
         self._covered = 0
         """The last number that the register covers."""
         self._due = asyncio.Event()
@@ -184,9 +186,18 @@ class Journal:
         while self._flusher is not None and not self._flusher.done():
             await asyncio.wait({self._flusher})
 
+    def refused(self) -> int:
+        """How many records the store has refused so far and not taken yet; they are in a rescue file. Any thread."""
+        return sum(len(p.records) for p in self._stuck)
+
+    def checkpoint_age(self) -> float | None:
+        """Seconds since the last checkpoint was handed out, or the first write; None before that. Any thread."""
+        since = self._checkpointed
+        return max(self._clock.monotonic() - since, 0.0) if since is not None else None
+
     def lost(self) -> StoreError | None:
         """An error that says where the records are that the store never took; None when it took all."""
-        count = sum(len(p.records) for p in self._stuck)
+        count = self.refused()
         if not count:
             return None
         where = f"they are kept in {self._rescue}" if self._rescue else "no rescue file could be written either"
@@ -230,7 +241,8 @@ class Journal:
             why = str(e) if isinstance(e, StoreError) else type(e).__name__
             self._on_trouble("lifecycle.checkpoint_failed", store=self.store.url, why=why)
             return
-        await asyncio.gather(*(self._publish(publisher, tip) for publisher in self.publishers))
+        if all(await asyncio.gather(*(self._publish(publisher, tip) for publisher in self.publishers))):
+            self._checkpointed = self._clock.monotonic()
 
     def _advance(self, closing: bool) -> tuple[Tip, bool]:
         seq, last = self._written
@@ -239,7 +251,7 @@ class Journal:
             self._covered = seq
         return tip, more
 
-    async def _publish(self, publisher: Publisher, tip: Tip) -> None:
+    async def _publish(self, publisher: Publisher, tip: Tip) -> bool:
         """Hand out a checkpoint. Not on the store's thread: a function of the user's may hang."""
         try:
             if publisher.busy:
@@ -249,6 +261,8 @@ class Journal:
             await asyncio.wait_for(asyncio.shield(running), PUBLISH_SECONDS)
         except Exception as e:  # noqa: BLE001 - a function of the user's may raise anything
             self._on_trouble("lifecycle.checkpoint_not_published", error=type(e).__name__, size=tip.size)
+            return False
+        return True
 
     def _maker(self) -> Maker:
         return Maker(self.writer, host_name(), os.getpid(), self._version)
@@ -315,6 +329,8 @@ class Journal:
                 error = StoreError(f"the store raised {type(e).__name__}", store=self.store.url)
                 error.__cause__ = e
             if error is None:
+                if self._checkpointed is None:
+                    self._checkpointed = self._clock.monotonic()
                 if self._keeper is None and not self._closed:
                     self._keeper = asyncio.get_running_loop().create_task(self._keep_checkpoints())
                 if self._written[0] - self._covered >= CHECKPOINT_RECORDS:
