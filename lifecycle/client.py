@@ -126,6 +126,7 @@ class BaseClient:
         self._publisher = make_publisher(checkpoints)
         self._kept: dict[str, Session | AsyncSession] = {}
         self._hooks: list[Hook] = []
+        self._watchers: list[Callable[[ClientCore], None]] = []
         self._core_now = self._new_core()
 
     def _new_core(self) -> ClientCore:
@@ -139,7 +140,16 @@ class BaseClient:
         self._abandon = weakref.finalize(self, _abandon, core)  # before the store is opened: it closes that too
         self._abandon.atexit = False  # at exit the supervisor ends what is active
         core.supervisor.call(opening)
+        for watch in self._watchers:
+            watch(core)
         return core
+
+    def _watch(self, watch: Callable[[ClientCore], None]) -> None:
+        """Have `watch` called with the client's side on the supervisor: this one, and a fresh one after a fork."""
+        core = self._core
+        core.check_open()
+        watch(core)
+        self._watchers.append(watch)
 
     @property
     def _core(self) -> ClientCore:

@@ -129,6 +129,8 @@ class ClientCore:
         self.client: Callable[[], BaseClient | None] = lambda: None  # weak: a dropped client must be seen to be gone
         self.handles: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         self.subscribers: list[Callable[[Record | None], None]] = []
+        self.telling: list[Callable[[], Awaitable[None]]] = []
+        """What is waited for when everything was told, at the end of the client and of the process."""
         self.active: dict[str, Attachment] = {}
         self._contexts: weakref.WeakValueDictionary[str, Attachment] = weakref.WeakValueDictionary()
         self._opened: OpenStore | None = None
@@ -216,8 +218,8 @@ class ClientCore:
 
     def publish(self, record: Record) -> None:
         """Tell the host's log and the readers of this client's events of a record that is durable."""
-        context = self.context_of(record.attachment_id)
-        self.supervisor.log_event(f"lifecycle.{record.kind}", context, **event_fields(record), **session_fields(record))
+        fields = {"kind": record.kind.value, **session_fields(record), **event_fields(record)}
+        self.supervisor.log_event(f"lifecycle.{record.kind}", self.context_of(record.attachment_id), **fields)
         for subscriber in list(self.subscribers):
             subscriber(record)
 
@@ -225,6 +227,12 @@ class ClientCore:
         """The context of an attachment's last caller; None for one that this client does not hold."""
         att = self._contexts.get(attachment_id)
         return att.context if att is not None else None
+
+    async def told(self) -> None:
+        """Wait until those who are told of records off the edge have told it on, as long as each of them allows."""
+        for wait in list(self.telling):
+            await wait()
+        await self.supervisor.logs_flushed()
 
     async def end_all(self, cause: str, reason: CloseReason) -> list[Exception]:
         """End every active attachment at once; what went wrong and nobody was told."""
@@ -267,7 +275,7 @@ class ClientCore:
             self._reaping.cancel()  # what is not done then is left to the next client
             await asyncio.wait({self._reaping})
         await self.journal.flushed()
-        await self.supervisor.logs_flushed()
+        await self.told()
         for subscriber in list(self.subscribers):
             subscriber(None)
         self.subscribers.clear()

@@ -376,6 +376,7 @@ class Supervisor:
             for journal in opened.journals.values():
                 await journal.flushed()
                 await journal.checkpoint()
+        await asyncio.gather(*(core.told() for core in list(self.cores)))
         await self.logs_flushed()
 
     def stop_everything(self, done: Callable[[bool], None]) -> None:
@@ -388,6 +389,11 @@ class Supervisor:
                 done(True)
 
         self.thread.post(self.fire, stop(), "signal")
+
+    def end_first(self) -> None:
+        """At exit, end what is active before anything ends that is there by now, such as an exporter of traces."""
+        atexit.unregister(self._at_exit)
+        atexit.register(self._at_exit)
 
     def _at_exit(self) -> None:
         if not self.thread.alive or _supervisors.get(os.getpid()) is not self or self.exiting:
