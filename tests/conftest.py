@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+import structlog
 from loopback_site import Site
 
 pytest.register_assert_rewrite("lifecycle.testing.contract", "lifecycle.testing.store_suite")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from structlog.typing import EventDict
 
     from lifecycle.testing.ways import Way
 
@@ -234,6 +237,14 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 # --- both clients -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captured() -> Iterator[list[EventDict]]:
+    """What a host that has configured structlog is told, event by event."""
+    with structlog.testing.capture_logs() as events:
+        yield events
+    structlog.reset_defaults()  # else the tests that follow log as a host would that has configured it
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -15,7 +15,6 @@ import threading
 from contextlib import closing
 
 import pytest
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from logs_rig import checkpoint_of, flips, live, small_log, tip_of
 from waiting import until
@@ -345,13 +344,6 @@ def test_a_function_that_raises_hurts_nothing_and_is_told_of(captured):
     told = [event for event in captured if event["event"] == "lifecycle.checkpoint_not_published"]
     assert [(event["error"], event["size"]) for event in told] == [("OSError", 3)]
     assert verify(store).covered == 4
-
-
-@pytest.fixture
-def captured():
-    with structlog.testing.capture_logs() as events:
-        yield events
-    structlog.reset_defaults()  # else the tests that follow log as a host would that has configured it
 
 
 @pytest.mark.parametrize("origin", ["", "two words", "a+b", "a\nb"])

@@ -11,7 +11,6 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-import structlog
 from logs_rig import checkpoint_of, damaged, live, small_log, tip_of
 from test_audit_verify import MAKER, why
 from test_checkpoints import spoil
@@ -416,7 +415,7 @@ def test_facts_that_are_no_texts_are_written_as_texts():
     assert store.session("s").facts == {"pid": "123", "7": "None"}
 
 
-def test_a_function_that_hangs_holds_no_session_up(monkeypatch):
+def test_a_function_that_hangs_holds_no_session_up(monkeypatch, captured):
     monkeypatch.setattr(journal, "CHECKPOINT_RECORDS", 2)
     monkeypatch.setattr(journal, "PUBLISH_SECONDS", 0.2)
     called, gate = threading.Event(), threading.Event()
@@ -425,16 +424,14 @@ def test_a_function_that_hangs_holds_no_session_up(monkeypatch):
         called.set()
         gate.wait(60)
 
-    with structlog.testing.capture_logs() as events:
-        with Client(adapter=MemoryAdapter(), store="memory:", checkpoints=hang) as client:
-            with client.Session():
-                assert called.wait(60)
-                with client.Session() as other:  # while it hangs
-                    pass
-            assert other.state is State.CLOSED
-        gate.set()
-        until(lambda: [event for event in events if event["event"] == "lifecycle.checkpoint_not_published"])
-    structlog.reset_defaults()
+    with Client(adapter=MemoryAdapter(), store="memory:", checkpoints=hang) as client:
+        with client.Session():
+            assert called.wait(60)
+            with client.Session() as other:  # while it hangs
+                pass
+        assert other.state is State.CLOSED
+    gate.set()
+    until(lambda: [event for event in captured if event["event"] == "lifecycle.checkpoint_not_published"])
 
 
 def test_a_store_that_raises_anything_ends_no_keeper():

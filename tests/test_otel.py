@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import children
 import pytest
-import structlog
 from both_ways import FailingStore, eventually
 from opentelemetry.metrics import NoOpHistogram, NoOpMeter
 from opentelemetry.sdk.metrics import MeterProvider
@@ -286,15 +285,14 @@ def test_a_stop_before_the_start_is_a_span_too(way, told):
     assert [e.name for e in span.events] == ["lifecycle.intent", "lifecycle.commit"]
 
 
-def test_the_host_s_log_has_the_names_of_the_span(way, told):
+def test_the_host_s_log_has_the_names_of_the_span(way, told, captured):
     client = way.client()
     told.instrument(way.raw(client))
-    with structlog.testing.capture_logs() as events:
-        with client.Session(principal="ada", labels={"team": "crawl"}):
-            pass
-        client.close()
+    with client.Session(principal="ada", labels={"team": "crawl"}):
+        pass
+    client.close()
     (span,) = told.spans()
-    last = [event for event in events if event["event"] == "lifecycle.commit"][-1]
+    last = [event for event in captured if event["event"] == "lifecycle.commit"][-1]
     assert plain(span.attributes).items() <= last.items()
     assert plain(span.events[-1].attributes).items() <= last.items()
     assert {*plain(span.attributes), *plain(span.events[-1].attributes)} == set(last) - {"event", "log_level"}
@@ -492,18 +490,17 @@ def test_the_end_of_a_client_waits_for_what_is_queued(way, told, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3)])
-def test_a_provider_that_raises_hurts_nothing_and_is_counted(way, told, error):
+def test_a_provider_that_raises_hurts_nothing_and_is_counted(way, told, error, captured):
     told.tracers.add_span_processor(Raises(error))
     client = way.client()
-    with structlog.testing.capture_logs() as events:
-        came = told.instrument(way.raw(client))
-        for _ in range(2):
-            with client.Session() as session:
-                pass
-            assert session.state == "closed"
-        client.close()
+    came = told.instrument(way.raw(client))
+    for _ in range(2):
+        with client.Session() as session:
+            pass
+        assert session.state == "closed"
+    client.close()
     assert came.errors >= 2
-    assert [e["error"] for e in events if e["event"] == "lifecycle.telemetry_failed"] == [type(error).__name__]
+    assert [e["error"] for e in captured if e["event"] == "lifecycle.telemetry_failed"] == [type(error).__name__]
     assert told.values("lifecycle.transitions")["memory", "manual", "closed", "commit", "stop"] == 2, "the rest goes on"
 
 
@@ -519,7 +516,7 @@ def test_one_that_raises_at_the_numbers_leaves_the_spans(way, told, monkeypatch)
     assert len(told.spans()) == 1
 
 
-def test_a_provider_that_blocks_holds_no_edge_up_and_what_is_dropped_is_counted(way, told, monkeypatch):
+def test_a_provider_that_blocks_holds_no_edge_up_and_what_is_dropped_is_counted(way, told, monkeypatch, captured):
     monkeypatch.setattr(otel, "QUEUE", 3)
     monkeypatch.setattr(otel, "PATIENCE", 0.0)
     blocks = Blocks()
@@ -527,18 +524,17 @@ def test_a_provider_that_blocks_holds_no_edge_up_and_what_is_dropped_is_counted(
     client = way.client()
     came = told.instrument(way.raw(client))
     try:
-        with structlog.testing.capture_logs() as events:
-            with client.Session():
-                pass
-            assert blocks.reached.wait(20)
-            sessions = []
-            for _ in range(5):
-                with client.Session() as session:
-                    sessions.append(session.session_id)
-                assert session.state == "closed"
-            client.close()
+        with client.Session():
+            pass
+        assert blocks.reached.wait(20)
+        sessions = []
+        for _ in range(5):
+            with client.Session() as session:
+                sessions.append(session.session_id)
+            assert session.state == "closed"
+        client.close()
         assert not blocks.ended
-        assert [e["records"] > 0 for e in events if e["event"] == "lifecycle.telemetry_late"] == [True]
+        assert [e["records"] > 0 for e in captured if e["event"] == "lifecycle.telemetry_late"] == [True]
         assert came.dropped > 0
         assert told.values("lifecycle.telemetry.dropped") == {(): came.dropped}
     finally:
