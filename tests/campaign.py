@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import children
 from both_ways import FailingStore, eventually
 from cells import in_cell
+from planted import COOKIE, TOKEN
 
 from lifecycle import AsyncClient, Client, LifecycleError, RecordKind
 from lifecycle.audit import FIRST, Record, replay
@@ -68,8 +69,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-OLD: Final = {"name": "old", "value": "1", "domain": "site.test", "path": "/", "expires": 4102444800}
-NEW: Final = {"name": "new", "value": "2", "domain": "site.test", "path": "/", "expires": 4102444800}
+OLD: Final = {"name": "old", "value": COOKIE, "domain": "site.test", "path": "/", "expires": 4102444800}
+NEW: Final = {"name": "new", "value": f"{COOKIE}-2", "domain": "site.test", "path": "/", "expires": 4102444800}
 
 IDLE: Final = 600
 """Minutes of the idle timeout: far beyond all budgets together."""
@@ -210,8 +211,6 @@ class Kill:
         if records and side == self.again:
             os.kill(os.getpid(), signal.SIGKILL)
 
-
-TOKEN: Final = "a-token-of-the-tests"
 
 KILLED: Final = tuple(
     cell

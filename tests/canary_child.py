@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
 from lifecycle import Client
 from lifecycle.audit import Checkpoints
+from lifecycle.otel import instrument
 from lifecycle_adapters.memory import MemoryAdapter
 from lifecycle_adapters.remote import RemoteAdapter
 
@@ -86,7 +89,10 @@ def main() -> None:
     structlog.configure(processors=[structlog.processors.JSONRenderer()])
     logging.basicConfig(level=logging.DEBUG)
     kept = Checkpoints(to=FOLDER / "notes.txt", key=FOLDER / "key.pem")
+    spans = TracerProvider()
+    spans.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=(FOLDER / "spans.txt").open("w"))))
     with Client(adapter="local", store=STORE, checkpoints=kept) as client:
+        instrument(client, tracer_provider=spans)
         (FOLDER / "learnt.json").write_text(json.dumps(pages(client)))
         with told("the caller's own"), client.Session():
             raise KeyError(SECRETS["caller's error"])

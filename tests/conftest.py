@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import planted
 import pytest
 import structlog
 from loopback_site import Site
@@ -66,8 +67,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PYTHONSAFEPATH", "1")
         yield folder
     orphans = _settle(lambda: _processes_naming(str(folder)))
+    told = planted.in_files(tmp_path_factory.getbasetemp())
     shutil.rmtree(folder, ignore_errors=True)
     assert not orphans, f"processes were left over by this run: {orphans}"
+    assert not told, f"secrets were written into {told}"
 
 
 # --- nothing is left behind ---------------------------------------------------------------------------------------
@@ -220,6 +223,24 @@ def _processes_naming(text: str) -> list[str]:
         if text in command and path.name != str(os.getpid()):
             found.append(f"{path.name} {command}")
     return found
+
+
+# --- no secret is told --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets() -> Iterator[None]:
+    """Fails a test in which a secret came into a record, an error or the log."""
+    planted.found.clear()
+    yield
+    if planted.found:
+        pytest.fail("a secret was told: " + "; ".join(planted.found), pytrace=False)
+
+
+def pytest_collection_finish() -> None:
+    """By then the library was imported, by tests that are about something else than what is imported."""
+    if "lifecycle.audit.record" in sys.modules:
+        planted.watch()
 
 
 # --- a site -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-KEY = "key-that-is-secret"
+from planted import API_KEY as KEY
+from planted import TOKEN
 
 
 def _load_models() -> Any:
@@ -383,7 +384,7 @@ def _endpoint(method: str, path: str) -> str:
 
 
 def _cdp(session_id: str) -> str:
-    return f"wss://127.0.0.1/{session_id}/cdp?token=cdp-token-secret"
+    return f"wss://127.0.0.1/{session_id}/cdp?token={TOKEN}"
 
 
 def _now() -> str:

@@ -17,6 +17,7 @@ os.environ["DISABLE_TELEMETRY"] = "true"
 os.environ["NOTTE_ENABLE_NEST_ASYNCIO"] = "false"
 
 import httpx
+from planted import TOKEN
 
 from lifecycle.engine import supervisor
 from lifecycle.server import create_app
@@ -26,7 +27,6 @@ from lifecycle_adapters.remote import RemoteAdapter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TOKEN = "a-token-of-the-tests"
 WITHIN = 30.0
 
 

@@ -80,7 +80,8 @@ def test_no_secret_is_written(tmp_path, site, monkeypatch, capfd):
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.name not in own:
             written[str(path.relative_to(tmp_path))] = path.read_bytes()
-    assert {"log.db", "notes.txt"} <= written.keys()
+    assert {"log.db", "notes.txt", "spans.txt"} <= written.keys()
+    assert written["spans.txt"].count(b'"name": "lifecycle.session"') == 4
 
     learnt = json.loads((tmp_path / "learnt.json").read_text())
     assert all(len(token) > 20 for token in learnt)

@@ -18,6 +18,7 @@ import pytest
 from browser_rig import Rig, RigHost, Session
 from cdp_client import Ws
 from foreign_browser import Foreign
+from planted import QUERY as SECRET
 from waiting import until
 
 from lifecycle import Client, State
@@ -297,9 +298,6 @@ def answers():
     server.shutdown()
     server.server_close()
     thread.join(5)
-
-
-SECRET = "s3cret-path"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import COOKIE as SECRET
 
 from lifecycle.cookies import Cookie, CookieFormat, read_cookie_file, save_cookie_file
 from lifecycle.errors import CookieFileError, CookieSaveError
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.slow
 
 NOW = 1_790_000_000.0
 LATER = NOW + 86400
-SECRET = "s3cr3t-v4lue"
 
 STATE = {
     "cookies": [

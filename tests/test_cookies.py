@@ -9,10 +9,9 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import COOKIE as SECRET
 
 from lifecycle.cookies import Cookie, from_cdp, parse_cookie, parse_cookies, to_cdp, to_playwright
-
-SECRET = "s3cr3t-v4lue"
 
 BASE = {"name": "sid", "value": SECRET, "domain": "example.com", "path": "/"}
 

@@ -245,6 +245,8 @@ def test_entries_that_are_none(log):
             assert verify(other, checkpoints=[checkpoint_of(log)]).problems, changed
 
 
+@pytest.mark.slow
+@pytest.mark.no_cover  # many times what other tests do once
 def test_records_that_are_none(log):
     (session,) = {r.session_id for _, r in log.records()} - {None}
     kept = checkpoint_of(log)

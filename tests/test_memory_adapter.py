@@ -569,6 +569,7 @@ def test_sessions_share_no_cookies():
 # --- weight -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover  # ten thousand times what other tests do once
 def test_ten_thousand_sessions_are_light():
     async def main():
         adapter, host = MemoryAdapter(), FakeHost()

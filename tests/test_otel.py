@@ -31,6 +31,8 @@ from lifecycle.otel.watch import Watch
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
+pytestmark = pytest.mark.slow
+
 
 class Told:
     """What a provider was told: finished spans, and the numbers as they are now."""

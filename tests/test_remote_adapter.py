@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 import pytest
 from both_ways import PATIENCE, eventually, in_threads
+from planted import TOKEN
 from remote_service import KEY, RemoteService
 
 from lifecycle import (
@@ -183,7 +184,7 @@ def test_cookies_that_do_not_take_are_named_and_the_others_are_set(service, clie
 def test_the_cdp_url_comes_from_the_debug_endpoint_where_the_session_has_none(service, client):
     service.gives_urls = False
     with client.Session() as session:
-        assert session.cdp_url().endswith(f"/{session.session_id}/cdp?token=cdp-token-secret")
+        assert session.cdp_url().endswith(f"/{session.session_id}/cdp?token={TOKEN}")
         assert service.count("debug") == 1
 
 
@@ -332,7 +333,7 @@ def test_an_end_that_the_service_reports_is_taken_along_its_edge(service, client
     session = client.Session().start()
     service.sessions[session.session_id]["odd"] = True
     service.end(
-        session.session_id, status, reason, "see https://x.example/?token=secret" if status == "error" else None
+        session.session_id, status, reason, f"see https://x.example/?token={TOKEN}" if status == "error" else None
     )
     ended = session.wait_ended(timeout=PATIENCE)
     assert (ended.status, ended.close_reason) == (state, why)
@@ -631,13 +632,13 @@ def test_secrets_are_in_no_record_row_or_log_line(service, adapters, caplog):
         session.set_cookies(cookies=[COOKIE])
         session.cdp_url()
         for status in (500, 403, 422):
-            body = {"detail": f"{KEY} wss://x/?token=cdp-token-secret"}
+            body = {"detail": f"{KEY} wss://x/?token={TOKEN}"}
             service.fail("get_cookies", "answer", status=status, body=body, acts=False)
             with pytest.raises(Exception, match=str(status)) as caught:
                 session.get_cookies()
-            assert KEY not in str(caught.value) and "cdp-token-secret" not in str(caught.value)
+            assert KEY not in str(caught.value) and TOKEN not in str(caught.value)
     told = " ".join(r.to_json().decode() for _, r in store.records()) + repr(store.sessions()) + caplog.text
     told += repr(adapter) + repr(adapter._service) + repr(vars(adapter))
-    for secret in (KEY, "cookie-secret", "cdp-token-secret"):
+    for secret in (KEY, "cookie-secret", TOKEN):
         assert secret not in told
     assert "HTTP Request" not in caplog.text  # no handler of the host's runs on the library's own threads

@@ -304,6 +304,7 @@ class Null(io.RawIOBase):
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover  # many times what other tests do once
 def test_of_many_sessions_only_one_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_ASIDE", 1 << 16)
     log = Log()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from both_ways import PATIENCE, FailingStore, eventually, in_threads
+from planted import COOKIE
 
 from lifecycle import (
     AsyncClient,
@@ -34,14 +35,14 @@ from lifecycle.stores.memory import MemoryStore
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import Fault, MemoryAdapter, MemoryBackend
 
-COOKIE = {"name": "sid", "value": "secret-42", "domain": "example.com", "path": "/"}
-NEW = {"name": "new", "value": "secret-43", "domain": "example.com", "path": "/"}
+SID = {"name": "sid", "value": COOKIE, "domain": "example.com", "path": "/"}
+NEW = {"name": "new", "value": f"{COOKIE}-2", "domain": "example.com", "path": "/"}
 
 
 @pytest.fixture
 def cookie_file(tmp_path):
     path = tmp_path / "cookies.json"
-    path.write_text(json.dumps([COOKIE]))
+    path.write_text(json.dumps([SID]))
     return path
 
 
@@ -59,7 +60,7 @@ def step_of(record, name):
 # --- saving cookies -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [BackendError("Storage.getCookies: -32000"), RuntimeError("secret-42")])
+@pytest.mark.parametrize("error", [BackendError("Storage.getCookies: -32000"), RuntimeError(COOKIE)])
 def test_cookies_that_the_browser_does_not_give_are_a_save_error(cookie_file, error):
     adapter = MemoryAdapter(faults=[Fault(step="save_cookies", kind="fail", error=error)])
     with Client(adapter=adapter, store="memory:") as client:
@@ -69,7 +70,7 @@ def test_cookies_that_the_browser_does_not_give_are_a_save_error(cookie_file, er
     assert caught.value.path == str(cookie_file)
     assert caught.value.rescue_path is None
     assert type(error).__name__ in caught.value.reason
-    assert "secret-42" not in str(caught.value)
+    assert COOKIE not in str(caught.value)
     assert caught.value.__cause__ is error
     assert session.state is State.CLOSED
     assert adapter.opened == adapter.released
@@ -121,7 +122,7 @@ def test_cookies_that_were_read_are_written_even_if_the_browser_ends_meanwhile(c
         session.set_cookies(cookies=[NEW])
         session.stop()
     assert step_of(end_of(store, session), "save_cookies").outcome == "done"
-    assert "secret-43" in cookie_file.read_text()
+    assert NEW["value"] in cookie_file.read_text()
 
 
 def test_cookies_in_contexts_of_clients_are_counted_in_the_record(cookie_file, monkeypatch):
@@ -142,9 +143,9 @@ def test_cookies_in_contexts_of_clients_are_counted_in_the_record(cookie_file, m
 
 def test_cookies_that_are_left_out_at_the_start_are_warned_of_by_name(tmp_path, caplog):
     path = tmp_path / "cookies.json"
-    bad = {"name": "odd", "value": "secret-1", "domain": "example.com", "path": 7}
-    refused = {"name": "__Host-x", "value": "secret-2", "domain": ".example.com", "path": "/"}
-    path.write_text(json.dumps([COOKIE, bad, refused]))
+    bad = {"name": "odd", "value": f"{COOKIE}-3", "domain": "example.com", "path": 7}
+    refused = {"name": "__Host-x", "value": f"{COOKIE}-4", "domain": ".example.com", "path": "/"}
+    path.write_text(json.dumps([SID, bad, refused]))
     with caplog.at_level(logging.INFO, "lifecycle"), Client(adapter=MemoryAdapter(), store="memory:") as client:
         client.Session(cookie_file=path).start().stop()
         client.Session().start().stop()
