@@ -320,6 +320,7 @@ class Backend(Protocol):
     window, so nobody needs a live view. ``foreign_cookies: int``, which counts as 0 where there is none: the cookies in
     contexts that clients made, which `get_cookies` does not return; the record of a save says how many there are.
     ``cookie_conflicts: int``: with ``cookie_scope="all"``, cookies that differed between contexts at the last reading.
+    ``cookies_of_contexts: Sequence[int]``: with it, how many each context held then, the default one first.
     ``cookies_lost: bool``: the browser lost some and went on, so that one that is absent was not removed by anybody.
     ``endpoint: CdpEndpoint | None``: the gateway in front of its browser, by which the library operates on its pages.
     """

@@ -54,6 +54,9 @@ GRACE: Final = 2.0
 """Seconds of real time that a cancelled step gets to unwind before the edge goes on without it."""
 
 
+CONTEXTS: Final = 20
+"""Contexts of a browser whose cookies are counted one by one in the record of a save."""
+
 RESCUE_BUDGET: Final = 5.0
 """Seconds that a rescue file may take when the cookie file could not be written."""
 
@@ -428,6 +431,8 @@ class Steps:
         saved = await self._host.run_blocking(lambda: save_cookie_file(loaded, current, now=now, refused=refused))
         att.unsaved = None
         att.counts["cookies_saved"] = saved.saved
+        for number, held in enumerate(getattr(backend, "cookies_of_contexts", ())[:CONTEXTS]):  # optional in the port
+            att.counts[f"cookies_of_context_{number}"] = held
         if differ := int(getattr(backend, "cookie_conflicts", 0)):  # optional in the port
             att.counts["context_conflicts"] = differ
             notes.append(f"{differ} cookies differed between contexts; those of the first context were kept")

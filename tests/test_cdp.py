@@ -404,4 +404,9 @@ def test_contexts_of_clients_begin_with_the_file_and_end_in_it(foreign, tmp_path
         assert saved == {"login": "new", "one": "1", "three": "3"}
         notes = [step.note for r in s.history() for step in r.steps if step.step == "save_cookies" and step.note]
         assert notes == ["1 cookies differed between contexts; those of the first context were kept"]
+        counts = s.history()[-1].counts
+        assert [counts.get(f"cookies_of_context_{n}") for n in range(5)] == [1, 2, 1, 2, None], (
+            "each as it was last seen"
+        )
+        assert counts["context_conflicts"] == 1
     foreign.call("Storage.clearCookies")

@@ -77,6 +77,11 @@ class CdpBackend:
         return self._cookies.conflicts
 
     @property
+    def cookies_of_contexts(self) -> Sequence[int]:
+        """With ``cookie_scope="all"``: cookies that each context held at the last reading, the default first."""
+        return self._cookies.of_contexts
+
+    @property
     def cookies_lost(self) -> bool:
         """The process that held the cookies for the browser has ended meanwhile, and took the newest with it."""
         return self._cookies.lost

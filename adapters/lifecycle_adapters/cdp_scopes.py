@@ -32,6 +32,7 @@ class ScopedCookies:
 
     Attributes:
         conflicts: How many cookies differed between contexts at the last reading.
+        of_contexts: How many there were in each context then, the default one first.
         lost: True when the process that holds the cookies for the browser was another one at a reading than when they
             were set: what was not on its disk went with it.
     """
@@ -42,6 +43,7 @@ class ScopedCookies:
         self._seeds: Jar = {}
         self._holder: int | None = None
         self.conflicts = 0
+        self.of_contexts: tuple[int, ...] = ()
         self.lost = False
 
     async def begin(self) -> None:
@@ -59,6 +61,7 @@ class ScopedCookies:
         found = [(self._seeds, _by_key(default))]
         found += [(_parsed(c.seeds), _parsed(c.cookies)) for c in await self._endpoint.context_cookies()]
         merged, self.conflicts = merge(found)
+        self.of_contexts = tuple(len(holds) for _, holds in found)
         return merged
 
     async def set(self, cookies: Sequence[Cookie]) -> list[tuple[Cookie, str]]:

@@ -138,7 +138,8 @@ class Record:
         error: Class name of the error that caused or answered the event, or None.
         guards: The guards of the edge with their results.
         steps: The steps and hooks, in the order in which they ran.
-        counts: Numbers worth keeping: cookies_loaded, cookies_saved, cookies_rejected, operations, seconds, ...
+        counts: Numbers worth keeping: cookies_loaded, cookies_saved, cookies_rejected, operations, seconds, ...; where
+            cookies of all contexts are saved, ``cookies_of_context_0`` (the default one) and so on: what each held.
         note: What the caller gave as the reason, or None.
         pid: Process that wrote this.
         thread: Name of the thread or task that caused it.

@@ -114,6 +114,11 @@ class LocalBackend:
         return self._cookies.conflicts if self._cookies is not None else 0
 
     @property
+    def cookies_of_contexts(self) -> Sequence[int]:
+        """With ``cookie_scope="all"``: cookies that each context held at the last reading, the default first."""
+        return self._cookies.of_contexts if self._cookies is not None else ()
+
+    @property
     def cookies_lost(self) -> bool:
         """The process that held the cookies for the browser has ended meanwhile, and took the newest with it."""
         return self._cookies is not None and self._cookies.lost
