@@ -71,7 +71,7 @@ def test_end():
 
 
 def test_each_kind_of_leak_is_named_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("conftest.py", "loopback_site.py"):
+    for name in ("conftest.py", "loopback_site.py", "planted.py"):
         text = (HERE / name).read_text()
         (tmp_path / name).write_text(re.sub(r"^GRACE = .*", "GRACE = 0.3", text, flags=re.MULTILINE))
     (tmp_path / "test_leaky.py").write_text(LEAKY)
