@@ -414,6 +414,7 @@ def test_a_damaged_file_of_checkpoints_is_named(tmp_path):
         read_notes(path)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_in_a_file_of_checkpoints_is_found(tmp_path, key_file, counted):
     """With the key: a note that can't be read, one that does not fit, or a signature that is wrong."""
     store, path = small_log(), tmp_path / "notes.txt"

@@ -203,6 +203,7 @@ def test_ctrl_c_with_a_page(where: str) -> None:
     )
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("others", [True, False], ids=["with others on the driver", "alone"])
 @pytest.mark.parametrize("struck", ["the reader", "a message"])
@@ -256,6 +257,7 @@ def test_a_driver_that_a_signal_left_deaf_is_ended(struck: str, others: bool) ->
     )
 
 
+@pytest.mark.slow
 @linux
 def test_a_session_whose_playwright_driver_died_connects_its_next_page_with_a_new_one() -> None:
     """Seen: the driver killed, every page of its thread or loop failed from then on, in new sessions too."""
