@@ -232,7 +232,6 @@ class ClientCore:
         """Wait until those who are told of records off the edge have told it on, as long as each of them allows."""
         for wait in list(self.telling):
             await wait()
-        await self.supervisor.logs_flushed()
 
     async def end_all(self, cause: str, reason: CloseReason) -> list[Exception]:
         """End every active attachment at once; what went wrong and nobody was told."""
@@ -276,6 +275,7 @@ class ClientCore:
             await asyncio.wait({self._reaping})
         await self.journal.flushed()
         await self.told()
+        await self.supervisor.logs_flushed()  # after it: it may log that it was late
         for subscriber in list(self.subscribers):
             subscriber(None)
         self.subscribers.clear()
