@@ -32,8 +32,8 @@ _DATABASE: Final = b"SQLite format 3\0"
 _OURS: Final = (0x6C696665).to_bytes(4, "big")
 """The id of our databases, at byte 68."""
 
-_WRITTEN: Final = frozenset({".csv", ".html", ".jsonl", ".log", ".proof"})
-"""Endings of other files of ours: reports, exports, proofs, and records that a store refused."""
+_WRITTEN: Final = frozenset({".csv", ".html", ".jsonl", ".log"})
+"""Endings of other files of ours: reports, exports, and records that a store refused."""
 
 
 def watch() -> None:
@@ -53,7 +53,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         if path.is_symlink() or not path.is_file():
             continue
-        if path.suffix in _WRITTEN:
+        if path.suffix in _WRITTEN or path.name.startswith("proof"):
             yield path
         elif path.stat().st_size >= 100:
             with path.open("rb") as file:

@@ -64,12 +64,15 @@ def test_a_secret_in_a_file_of_ours_is_found(told, tmp_path):
     assert planted.in_files(tmp_path) == [str(tmp_path / "log.db")]
     os.rename(tmp_path / "log.db", tmp_path / "kept")
     (tmp_path / "report.html").write_text(f"<p>{planted.TOKEN}")
+    (tmp_path / "proof.json").write_text(planted.TOKEN)
     (tmp_path / "cookies.json").write_text(planted.COOKIE)  # where it belongs
     with sqlite3.connect(tmp_path / "Cookies") as foreign:
         foreign.execute("CREATE TABLE cookies (value)")
         foreign.execute("INSERT INTO cookies VALUES (?)", (planted.COOKIE,))
     foreign.close()
-    assert sorted(planted.in_files(tmp_path)) == [str(tmp_path / "kept"), str(tmp_path / "report.html")]
+    assert sorted(planted.in_files(tmp_path)) == [
+        str(tmp_path / name) for name in ("kept", "proof.json", "report.html")
+    ]
     for path in tmp_path.iterdir():
         path.unlink()  # else the run itself would fail
 
