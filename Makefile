@@ -14,6 +14,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?=
 # Versions that the tests run on as well, where they are present.
 OTHER_PYTHONS ?= 3.12 3.13
+# Of all versions that are present, each of the others runs its share of the tests, another one with each commit, so
+# that each test runs on two versions. WHOLE=1: all tests that are not slow, on each.
+WHOLE ?=
+TURN = $(shell git rev-list --count HEAD 2>/dev/null || echo 0)
 # How many tests run at once: most of them wait for a browser or a process.
 JOBS ?= 3
 # More arguments for pytest: make test ARGS="-k cookies"
@@ -87,17 +91,22 @@ wheel: setup
 	@rm -rf dist
 	@$(BIN)/hatchling build
 
-# The version that .venv has runs everything and measures coverage, last; the others run all that is not slow.
+# The version that .venv has runs everything and measures coverage, last; the others share what is not slow.
 wheel-tests: wheel browser ## the tests, on the built wheel, on each Python present
-	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); others=; of=0; n=0; \
 	for version in $(OTHER_PYTHONS); do \
 		[ "$$version" != "$$mine" ] || continue; \
-		if python=$$(sh .ci/find-python "$$version" 2>/dev/null); then \
-			echo "== Python $$version"; \
-			sh .ci/test-wheel "$$python" ".venv-test-$$version" -n $(JOBS) --dist worksteal -m "not slow and not campaign" $(ARGS) || exit 1; \
+		if sh .ci/find-python "$$version" >/dev/null 2>&1; then \
+			others="$$others $$version"; of=$$((of + 1)); \
 		else \
 			echo "== Python $$version is not here, left out"; \
 		fi; \
+	done; \
+	for version in $$others; do \
+		part=1/1; [ -n "$(WHOLE)" ] || part=$$((($(TURN) + n) % of + 1))/$$of; n=$$((n + 1)); \
+		echo "== Python $$version, part $$part of the tests"; \
+		sh .ci/test-wheel "$$(sh .ci/find-python "$$version")" ".venv-test-$$version" -n $(JOBS) --dist worksteal \
+			-m "not slow and not campaign" --part $$part $(ARGS) || exit 1; \
 	done; \
 	echo "== Python $$mine"; \
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)

@@ -278,6 +278,24 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
     way.finish()
 
 
+# --- a part of the tests ------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--part 1/2`: every second test, beginning with the first; `--part 2/2`: the others."""
+    parser.addoption("--part", metavar="N/OF", help="of every OF tests that are chosen, the N-th only")
+
+
+def _part_of(items: list[pytest.Item], text: str) -> list[pytest.Item]:
+    try:
+        number, of = map(int, text.split("/"))
+    except ValueError:
+        number, of = 0, 0
+    if not 1 <= number <= of:
+        raise pytest.UsageError(f"--part {text}: give it as 1/2 for the first half of the tests, 2/2 for the other")
+    return items[number - 1 :: of]
+
+
 # --- what was shown -----------------------------------------------------------------------------------------------
 
 
@@ -299,12 +317,18 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, Iterable[object]],
     return count
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What counts its cells is a part of the campaign; coverage, which would double its time, is not measured in it."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Marks the parts of the campaign, of which no coverage is measured: it would double their time. Then `--part`."""
     for item in items:
         if "counted" in getattr(item, "fixturenames", ()):
             item.add_marker("counted")
             item.add_marker("no_cover")
+    yield  # -k and -m choose here
+    if part := config.getoption("part"):
+        chosen = _part_of(items, part)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -39,7 +39,9 @@ def lived(part, cells, folder, counted):
     counted(part, cells)
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=[pytest.mark.campaign] if part % 2 else []) for part in range(PARTS)]
+)
 def test_every_edge_meets_every_fault_at_every_step(part, tmp_path, counted):
     lived("B: each fault at each step, on fakes", slice_of(CELLS, part, PARTS), tmp_path, counted)
 
