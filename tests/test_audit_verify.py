@@ -233,6 +233,17 @@ def test_a_record_that_is_missing_is_told_by_the_next(log):
     ]
 
 
+def test_a_number_that_its_writer_left_out_is_told_though_the_chain_goes_on():
+    store = MemoryStore()
+    store.open()
+    announce(store, ["w"], MAKER, T0)
+    first = a_record(1, 1)
+    second = a_record(3, 2, kind=RecordKind.COMMIT, prev=first.hash.hex())
+    store.write([first, dataclasses.replace(second, writer_seq=2)], [])
+    row = store._records[1]._replace(writer_seq=3, body=second.to_json(), hash=second.hash)
+    assert why(reindexed(store, [store._records[0], row])) == ["record 2: it is number 3 of its writer, after 1"]
+
+
 def test_bytes_and_hash_changed_together_break_the_chain(log):
     row = log._records[1]
     body = row.body.replace(b"MainThread", b"MainThreat")
@@ -544,11 +555,11 @@ def test_from_then_on_the_old_records_are_covered_too(old):
     assert why(old) == ["the records before the register: they are not the 17 that were there when it was made"]
 
 
-def test_an_old_version_that_still_runs_is_told_of(old):
-    """It was running when this one made the register, and writes on."""
+def added(old, **fields):
+    """A record of a writer that is not in the register, put into the table without a hash."""
     last = old.records(newest=True, limit=1)[0][1]
     live(old.url)
-    late = {**json.loads(last.to_json()), "writer_seq": 18, "attachment_id": "late", "attachment_seq": 1}
+    late = {**json.loads(last.to_json()), "writer_seq": 18, "attachment_id": "late", "attachment_seq": 1, **fields}
     late |= {"session_id": None, "kind": "ignored", "event": "stop", "source": "not_started", "dest": "not_started"}
     with old._file.use() as db:
         db.execute(
@@ -557,10 +568,22 @@ def test_an_old_version_that_still_runs_is_told_of(old):
             "'not_started', at, 0, ? FROM records WHERE id = 17",
             (json.dumps(late).encode(),),
         )
+
+
+def test_an_old_version_that_still_runs_is_told_of(old):
+    """It was running when this one made the register, and writes on."""
+    added(old)
     live(old.url)
     found = verify(old, checkpoints=[checkpoint_of(old)])
     assert found.problems == []
     assert found.notes == [f"1 {UNCHAINED}"]
+
+
+def test_a_record_of_this_version_without_a_hash_is_not_taken_for_an_older_one(old):
+    added(old, schema=2)
+    found = verify(old, checkpoints=[checkpoint_of(old)])
+    assert [str(problem) for problem in found.problems] == ["record 22: its hash is gone"]
+    assert found.notes == []
 
 
 # --- the register ---------------------------------------------------------------------------------------------------
