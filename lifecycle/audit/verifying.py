@@ -462,12 +462,11 @@ class _Records:
         lives, over, chains = self.lives, self.over, self.chains.of
         self.found.records += len(page)
         for stored in page:
-            number, hash_kept, body = stored.number, stored.hash, stored.body
+            number, writer, writer_seq, attachment, seq, _, kind, event, source, dest, hash_kept, body = stored
             try:
                 told = loads(body)
                 found = _FOUND_BY(told)
-                session, seq, table = told["attachment_id"], told["attachment_seq"], told["table"]
-                schema = told["schema"]
+                table, schema, prev = told["table"], told["schema"], told.get("prev")
             except (ValueError, KeyError, TypeError):
                 self._differs(stored, None)
                 continue
@@ -475,31 +474,34 @@ class _Records:
                 self._differs(stored, found)
                 continue
             if hash_kept is None and type(schema) is int and schema == 1:
-                if stored.writer in chains or (self.chains.begun is not None and number > upto == 0):
+                if writer in chains or (self.chains.begun is not None and number > upto == 0):
                     self._wrong(number, "it says that an older version wrote it, and none has written to this log")
                 self.unchained += number > upto
             elif hash_kept is None:
                 self._wrong(number, "its hash is gone")
             else:
-                writer, hash_ = stored.writer, sha256(b"\0" + body).digest()
+                hash_ = sha256(b"\0" + body).digest()
                 chain = chains.get(writer)
                 if (
                     chain is None
-                    or stored.writer_seq != chain.peaks.size + 1
-                    or told.get("prev") != chain.last
+                    or writer_seq != chain.peaks.size + 1
+                    or prev != chain.last
                     or hash_ != hash_kept
                     or (chain.closed is not None and chain.peaks.size >= chain.closed)
                 ):
-                    chain = self._break(stored, hash_, told.get("prev"))
+                    chain = self._break(stored, hash_, prev)
                 chain.peaks.add(hash_)
                 chain.last = hash_.hex()
                 if chain.met < len(chain.heads):
                     self._check_heads(chain, number)
             if follow_lives:
                 before, standing = (
-                    lives.get(session) or over.get(session) or (seq > 1 and self._before(stored)) or (0, BEGINNING)
+                    lives.get(attachment)
+                    or over.get(attachment)
+                    or (seq > 1 and self._before(stored))
+                    or (0, BEGINNING)
                 )
-                step = (standing, stored.kind, stored.event, stored.source, stored.dest, table)
+                step = (standing, kind, event, source, dest, table)
                 after = KNOWN.get(step)
                 wrong = None
                 if after is None:
@@ -509,14 +511,14 @@ class _Records:
                 if wrong is not None:
                     self._wrong(number, wrong)
                 if after.over:
-                    lives.pop(session, None)
+                    lives.pop(attachment, None)
                     if self.partial:
-                        self.ended.add(session)
-                    over[session] = (seq, after)
+                        self.ended.add(attachment)
+                    over[attachment] = (seq, after)
                     if len(over) > _REMEMBERED:
                         del over[next(iter(over))]
                 else:
-                    lives[session] = (seq, after)
+                    lives[attachment] = (seq, after)
 
     def _differs(self, stored: Stored, told: tuple[object, ...] | None) -> None:
         """Something is wrong with the bytes of a record themselves, so nothing is followed from it."""
