@@ -13,8 +13,9 @@ import queue
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
+from lifecycle.adapters import find_adapter
 from lifecycle.attachment import Attachment, SessionStatus
 from lifecycle.audit.notes import Checkpoints, make_publisher
 from lifecycle.config import (
@@ -45,44 +46,11 @@ __all__ = ["AsyncClient", "AsyncEventStream", "AsyncSessions", "Client", "EventS
 
 F = TypeVar("F", bound=HookFunction)
 
-_BUILTIN: Final = {
-    "cdp": "lifecycle_adapters.cdp:CdpAdapter",
-    "local": "lifecycle_adapters.local:LocalAdapter",
-    "memory": "lifecycle_adapters.memory:MemoryAdapter",
-    "remote": "lifecycle_adapters.remote:RemoteAdapter",
-}
-"""Adapters of this distribution, found without a scan of what is installed."""
-
 MOST_ROWS: Final = 2**31 - 1
 """Largest limit and offset of a list, which every store can count to."""
 
 EVENTS_KEPT: Final = 10_000
 """Records that an event stream holds for a reader that falls behind; beyond that the oldest are dropped and counted."""
-
-
-def _resolve_adapter(adapter: str | Adapter | None) -> Adapter:
-    if adapter is None:
-        adapter = os.environ.get("LIFECYCLE_ADAPTER") or "local"
-    if not isinstance(adapter, str):
-        if isinstance(adapter, type) or not isinstance(adapter, Adapter):
-            raise ConfigError(
-                option="adapter",
-                value=type(adapter).__name__,
-                allowed="the name of an adapter, or an object with its methods",
-            )
-        return adapter
-    import importlib  # noqa: PLC0415
-    from importlib import metadata  # noqa: PLC0415 - 10 ms that only foreign adapters pay for
-
-    target = _BUILTIN.get(adapter)
-    if target is not None:
-        module, _, name = target.partition(":")
-        made: Adapter = getattr(importlib.import_module(module), name)()
-        return made
-    points = {point.name: point for point in metadata.entry_points(group="lifecycle.adapters")}
-    if adapter not in points:
-        raise ConfigError(option="adapter", value=adapter, allowed=nearest(adapter, {*points, *_BUILTIN}))
-    return cast("Adapter", points[adapter].load()())
 
 
 def _abandon(core: ClientCore) -> None:
@@ -118,7 +86,7 @@ class BaseClient:
     ) -> None:
         if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
             raise ConfigError(option="clock", value=clock, allowed="an object with monotonic, utcnow and call_at")
-        self._adapter = _resolve_adapter(adapter)
+        self._adapter = find_adapter(adapter)
         self._owns_adapter = adapter is None or isinstance(adapter, str)
         self._store = store
         self._clock = clock

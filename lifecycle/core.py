@@ -33,8 +33,9 @@ from lifecycle.flow import Flow
 from lifecycle.hooks import refuse_in_hook
 from lifecycle.journal import Journal
 from lifecycle.logs import event_fields, session_fields
+from lifecycle.machine import edge_of
 from lifecycle.ports import BackendEnd, CdpPipe, CdpSocket, Directory, Operator
-from lifecycle.states import EDGES, CloseReason, Event, InFlight, State
+from lifecycle.states import CloseReason, Event, InFlight, State
 from lifecycle.steps import HookStruck
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ class ClientCore:
         """Tell the host's log and the readers of this client's events of a record that is durable."""
         fields = {"kind": record.kind.value, **session_fields(record), **event_fields(record)}
         self.supervisor.log_event(f"lifecycle.{record.kind}", self.context_of(record.attachment_id), **fields)
+        for watch in list(self.supervisor.watchers):
+            watch(record)
         for subscriber in list(self.subscribers):
             subscriber(record)
 
@@ -235,7 +238,10 @@ class ClientCore:
 
     async def end_all(self, cause: str, reason: CloseReason) -> list[Exception]:
         """End every active attachment at once; what went wrong and nobody was told."""
-        atts = list(self.active.values())
+        return await self.end_some(list(self.active.values()), cause, reason)
+
+    async def end_some(self, atts: Sequence[Attachment], cause: str, reason: CloseReason) -> list[Exception]:
+        """End some attachments of this client at once; what went wrong and nobody was told."""
         ends = []
         for att in atts:
             leaves = att.guest and att.options.on_exit == "detach" and att.state is State.ACTIVE
@@ -884,9 +890,7 @@ class ClientCore:
 
 def _shown(record: Record) -> dict[str, Any]:
     """A record as the live view shows it."""
-    guards = {result.guard for result in record.guards}
-    edges = [e for e in EDGES if (e.event, e.source, e.dest) == (record.event, record.source, record.dest)]
-    taken = next((e for e in edges if guards == set(e.guards)), edges[0] if edges else None)
+    edge = edge_of(record)
     return {
         "time": record.at.isoformat(),
         "kind": record.kind.value,
@@ -894,7 +898,7 @@ def _shown(record: Record) -> dict[str, Any]:
         "dest": record.dest.value,
         "cause": record.cause,
         "error": record.error,
-        "edge": f"{taken.name} [{', '.join(taken.guards)}]" if taken is not None else None,
+        "edge": edge.full_name if edge is not None else None,
         "steps": [{"step": s.step, "outcome": s.outcome.value, "ms": s.ms} for s in record.steps],
     }
 

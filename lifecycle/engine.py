@@ -15,7 +15,7 @@ import queue
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, TypeVarTuple
 
 from lifecycle import logs
 from lifecycle.actions import parse_action, parse_observe, parse_scrape
@@ -30,6 +30,7 @@ from lifecycle.states import CloseReason, State
 from lifecycle.stores import open_store
 
 if TYPE_CHECKING:
+    from lifecycle.audit import Record
     from lifecycle.control import ControlServer
     from lifecycle.core import ClientCore
     from lifecycle.gateway import GatewayThread
@@ -67,6 +68,9 @@ class OpenStore:
 
 class Supervisor:
     """The supervisor of this process; `supervisor()` gives the one there is."""
+
+    watchers: ClassVar[list[Callable[[Record], None]]] = []
+    """Told on its thread of each record of all clients of this process, once it is durable; for tests."""
 
     def __init__(self) -> None:
         self.thread = LoopThread("lifecycle-supervisor", workers=WORKERS)
@@ -357,6 +361,12 @@ class Supervisor:
 
         if self._logs is not None:
             self._logs.submit(emit)
+
+    async def flushed(self) -> None:
+        """Wait until every record that was queued so far was written or refused."""
+        for opened in list(self._stores.values()):
+            for journal in list(opened.journals.values()):
+                await journal.flushed()
 
     async def logs_flushed(self) -> None:
         """Wait until the events queued so far were emitted."""

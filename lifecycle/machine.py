@@ -35,6 +35,7 @@ from lifecycle.states import (
 )
 
 if TYPE_CHECKING:
+    from lifecycle.audit import Record
     from lifecycle.verify import Problem
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "build_machine",
     "commit",
     "decide",
+    "edge_of",
     "edges_for",
     "fail_edge",
     "failed_guard",
@@ -267,6 +269,16 @@ def commit(model: Model, edge: Edge) -> None:
 def edges_for(state: State, event: Event) -> tuple[Edge, ...]:
     """The edges that take `event` out of `state`, whatever their guards say."""
     return tuple(e for e in EDGES if e.source is state and e.event is event)
+
+
+def edge_of(record: Record) -> Edge | None:
+    """The edge that a record is about: the one that was taken, begun or given up, or that would have been.
+
+    Of edges between the same states, the one whose guards held. None for an event that the state has no edge for.
+    """
+    fitting = [e for e in EDGES if (e.event, e.source, e.dest) == (record.event, record.source, record.dest)]
+    held = {result.guard for result in record.guards if result.held}
+    return next((e for e in fitting if held.issuperset(e.guards)), fitting[0] if fitting else None)
 
 
 def fail_edge(state: State) -> Edge:

@@ -163,6 +163,11 @@ class Edge:
         """A short name for messages, such as ``stop: active -> closed``."""
         return f"{self.event}: {self.source} -> {self.dest}"
 
+    @property
+    def full_name(self) -> str:
+        """The name that no other edge has, such as ``stop: active -> closed [no ending in flight]``."""
+        return f"{self.name} [{', '.join(self.guards)}]"
+
 
 _TEARDOWN: Final = (Step.SAVE_COOKIES, Step.CLOSE_CONNECTIONS, Step.RELEASE_BACKEND)
 _UNDO_START: Final = (Step.CANCEL_START, Step.CLOSE_CONNECTIONS, Step.RELEASE_BACKEND)

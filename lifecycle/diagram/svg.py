@@ -71,7 +71,7 @@ def _sort(edges: Sequence[Edge]) -> _Sorted:
         elif edge.source in _LIVE and edge.dest in _FINAL:
             places.endings.setdefault((edge.source, edge.dest), []).append(edge)
         else:
-            msg = f"the picture has no place for the edge {edge.name} [{', '.join(edge.guards)}]"
+            msg = f"the picture has no place for the edge {edge.full_name}"
             raise DiagramError(msg)
     return places
 
@@ -171,7 +171,7 @@ def _ending(lane: _Lane, top: int, y: int) -> Iterator[str]:
 
 
 def _edge(lane: _Lane, path: str, x: int, y: int) -> Iterator[str]:
-    name = f"{lane.edge.name} [{', '.join(lane.edge.guards)}]".replace('"', "'")
+    name = lane.edge.full_name.replace('"', "'")
     yield f'<g class="edge" data-edge="{escape(name)}">'
     yield f'<path class="line" d="{path}" marker-end="url(#tip)"/>'
     for n, line in enumerate(reversed(lane.above)):
@@ -195,7 +195,7 @@ def _loop(edge: Edge) -> Iterator[str]:
     if len(lane.above) + len(lane.below) > 2:
         msg = f"the text of the loop {edge.name} does not fit in two lines"
         raise DiagramError(msg)
-    yield f'<g class="edge" data-edge="{escape(edge.name)} [{escape(", ".join(edge.guards))}]">'
+    yield f'<g class="edge" data-edge="{escape(edge.full_name)}">'
     yield f'<path class="line" d="{path}" marker-end="url(#tip)"/>'
     for n, line in enumerate([*lane.above, *lane.below]):
         yield _text(line, x - _PAD, _MARGIN + 12 + n * _LINE, anchor="end")

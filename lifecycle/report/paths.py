@@ -16,7 +16,7 @@ from lifecycle.report.story import Move
 from lifecycle.report.texts import plural, words
 from lifecycle.states import EDGES, INITIAL
 
-__all__ = ["DIAGRAM_STYLE", "Paths"]
+__all__ = ["DIAGRAM_STYLE", "Paths", "lit_picture"]
 
 _DARK: Final = "@media (prefers-color-scheme:dark)"
 
@@ -56,18 +56,35 @@ class Paths:
             )
 
 
+_LIT: Final = """
+g.edge,g.state{opacity:.42}
+g.taken,g.left,g.reached{opacity:1}
+.reached rect:first-child{stroke-width:3.5}
+.taken .line{stroke:#1a7f37;stroke-width:3.5}
+.left .line{stroke:#cf222e;stroke-width:2.5;stroke-dasharray:6 5}
+"""
+
+
+def lit_picture(way: Sequence[Move]) -> str:
+    """The state diagram as a picture of its own, with one way lit on it."""
+    return _marked(render("svg").replace("</style>", f"{_LIT}</style>"), way)
+
+
 def _told(move: Move) -> str:
     edge = EDGES[move.edge]
     return f"{edge.event}: {words(edge.source)} → {words(edge.dest)}" + ("" if move.taken else " (given up)")
 
 
 def _lit(way: Sequence[Move], number: int) -> str:
-    svg = _bare(render("svg"), number)
+    return _marked(_bare(render("svg"), number), way)
+
+
+def _marked(svg: str, way: Sequence[Move]) -> str:
     taken = {move.edge for move in way if move.taken}
     reached = {INITIAL, *(EDGES[n].dest for n in taken)}
     for n in {move.edge for move in way}:
         edge = EDGES[n]
-        name = f"{edge.name} [{', '.join(edge.guards)}]".replace('"', "'")
+        name = edge.full_name.replace('"', "'")
         svg = _mark(svg, f'<g class="edge" data-edge="{escape(name)}">', "edge", "taken" if n in taken else "left")
     for state in reached:
         svg = _mark(svg, f'<g class="state {state}">', "state", "reached")

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Final
 
 from lifecycle.audit import Record, RecordKind, StepResult
+from lifecycle.machine import edge_of
 from lifecycle.ports import SessionRow
-from lifecycle.states import EDGES, CloseReason, Edge, Event, State
+from lifecycle.states import EDGES, CloseReason, Event, State
 
 __all__ = ["Course", "Lane", "Mark", "Move", "Story", "tell"]
 
@@ -193,10 +194,10 @@ class Story:
         """The edges on its way, each once, in the order in which they were first taken or given up."""
         found: dict[Move, None] = {}
         for course in self.courses:
-            edge = _edge_of(course)
+            edge = edge_of(course.record)
             kind = course.end.kind if course.end is not None else None
             if edge is not None and kind is not RecordKind.HOOKS:
-                found[Move(edge, kind in (RecordKind.COMMIT, RecordKind.RECOVERED))] = None
+                found[Move(EDGES.index(edge), kind in (RecordKind.COMMIT, RecordKind.RECOVERED))] = None
         return list(found)
 
 
@@ -272,15 +273,3 @@ def _with_roles(lanes: Iterable[Lane], row: SessionRow | None) -> Iterator[Lane]
         guest = owner is not None or any(r.event is Event.ATTACH for r in lane.records)
         lane.role = f"{'guest' if guest else 'attachment'} {number}"
         yield lane
-
-
-def _edge_of(course: Course) -> int | None:
-    """The edge of the table that it went along, or was to go along."""
-    r = course.record
-    fitting = [n for n, e in enumerate(EDGES) if (e.event, e.source, e.dest) == (r.event, r.source, r.dest)]
-    held = {guard.guard for guard in r.guards if guard.held}
-    return next((n for n in fitting if _held(EDGES[n], held)), fitting[0] if fitting else None)
-
-
-def _held(edge: Edge, held: set[str]) -> bool:
-    return held.issuperset(edge.guards)

@@ -25,6 +25,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from lifecycle.adapters import CAPABILITIES
 from lifecycle.audit import Record, RecordKind
 from lifecycle.errors import (
     ConfigError,
@@ -44,23 +45,6 @@ from lifecycle.testing.clock import ManualClock
 from lifecycle.testing.ways import PATIENCE, WAYS, Way, eventually
 
 __all__ = ["CAPABILITIES", "AdapterContract", "capability_table"]
-
-CAPABILITIES: Final[Mapping[str, str]] = {
-    "pages": "there are pages: `page`, `cdp_url()`, `execute`, `observe`, `scrape`",
-    "cookies": "`get_cookies`, `set_cookies`, cookie files",
-    "headed": "`headless=False`",
-    "viewport": "`viewport_width`, `viewport_height`",
-    "user_agent": "`user_agent`",
-    "proxy": "`proxy`",
-    "chrome_args": "`chrome_args`",
-    "profile": "`profile`",
-    "downloads": "`downloads_folder`",
-    "cdp": "the gateway in front of the browser runs in this process",
-    "attach": "a service answers for sessions by id, whoever opened them: any attachment may `detach`",
-    "assigns_ids": "the service gives a session its id, at the start",
-    "fixed_duration": "no `extend` and no `hold`: its time limits are settled at the start",
-}
-"""Every capability that has a meaning to the library, and what it stands for."""
 
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "headed": {"headless": False},
