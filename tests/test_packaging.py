@@ -24,7 +24,11 @@ import lifecycle
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = {"lifecycle": ROOT / "lifecycle", "lifecycle_adapters": ROOT / "adapters" / "lifecycle_adapters"}
+PACKAGES = {
+    "lifecycle": ROOT / "lifecycle",
+    "lifecycle_adapters": ROOT / "adapters" / "lifecycle_adapters",
+    "lifecycle_pytest": ROOT / "adapters" / "lifecycle_pytest",
+}
 LOCK = ROOT / "requirements.lock"
 
 
@@ -46,9 +50,9 @@ def _sources(folder: Path) -> set[str]:
     return {p.relative_to(folder.parent).as_posix() for p in folder.rglob("*.py")}
 
 
-def test_the_wheel_holds_both_packages_whole_and_nothing_else(built: dict[str, set[str]]) -> None:
+def test_the_wheel_holds_all_packages_whole_and_nothing_else(built: dict[str, set[str]]) -> None:
     expected = {name for folder in PACKAGES.values() for name in _sources(folder)}
-    expected |= {"lifecycle/py.typed", "lifecycle_adapters/py.typed"}
+    expected |= {f"{name}/py.typed" for name in PACKAGES}
     assert len(expected) > 10
     assert expected - built["wheel"] == set()
     extra = {name for name in built["wheel"] - expected if ".dist-info/" not in name}
@@ -62,7 +66,7 @@ def test_the_sdist_holds_what_building_and_testing_need(built: dict[str, set[str
     assert not any(".venv" in name or "__pycache__" in name for name in built["sdist"])
 
 
-def test_both_packages_are_importable_and_their_folder_is_not() -> None:
+def test_all_packages_are_importable_and_their_folder_is_not() -> None:
     assert util.find_spec("lifecycle_adapters") is not None
     origins = {Path(str(util.find_spec(name).origin)).parent for name in PACKAGES}  # type: ignore[union-attr]
     assert all((origin / "py.typed").is_file() for origin in origins)
@@ -81,11 +85,13 @@ def test_the_entry_points_resolve() -> None:
     ours = metadata.distribution("session-lifecycle").entry_points
     declared = {
         *PROJECT["project"]["scripts"].items(),
-        *PROJECT["project"]["entry-points"]["lifecycle.adapters"].items(),
+        *(point for group in PROJECT["project"]["entry-points"].values() for point in group.items()),
     }
     assert {(e.name, e.value) for e in ours} == declared
     for entry in ours:
-        assert callable(entry.load()), entry
+        assert entry.group == "pytest11" or callable(entry.load()), entry
+    (plugin,) = ours.select(group="pytest11")
+    assert plugin.load().pytest_addoption
 
 
 def test_the_command_line_without_its_extra_says_how_to_get_it() -> None:
@@ -123,6 +129,9 @@ NAMED_OTHERWISE = {"opentelemetry": "opentelemetry-api"}
 """Modules with the distribution that they come from, where that has another name."""
 
 
+FOR_TESTS = ("lifecycle/testing/", "adapters/lifecycle_pytest/")
+
+
 def test_every_import_is_declared() -> None:
     extras = PROJECT["project"]["optional-dependencies"].values()
     requirements = [*PROJECT["project"]["dependencies"], *itertools.chain.from_iterable(extras)]
@@ -131,8 +140,8 @@ def test_every_import_is_declared() -> None:
     allowed = sys.stdlib_module_names | PACKAGES.keys()
     for folder in PACKAGES.values():
         for module, files in _imports(folder).items():
-            if module == "pytest":  # whoever uses what is there for tests has it
-                assert all(name.startswith("lifecycle/testing/") for name in files), files
+            if module.startswith("pytest"):  # whoever uses what is there for tests has it
+                assert all(name.startswith(FOR_TESTS) for name in files), files
                 continue
             assert module in allowed or canonicalize_name(module) in declared, f"{module} is not declared: {files}"
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
+from campaign import CELLS, each_in_a_folder, live, slice_of
 
-from lifecycle import AsyncClient, Client, InvalidTransition, RecordKind, SessionClosed, StartFailed, UsageError
+from lifecycle import (
+    AsyncClient,
+    Client,
+    InvalidTransition,
+    LifecycleError,
+    RecordKind,
+    SessionClosed,
+    StartFailed,
+    UnsupportedOperation,
+    UsageError,
+)
 from lifecycle.errors import ConfigError, ReleaseFailed
+from lifecycle.flow import DeadlineEntry
 from lifecycle.testing import (
     ManualClock,
     TransitionCoverage,
@@ -39,13 +52,14 @@ def client(way, adapter):
 
 
 def test_the_edges_that_were_taken(way, client):
-    session = way.raw(client.Session())
+    client_session = client.Session()
+    session = way.raw(client_session)
     assert transitions(session) == []
-    way.wrap(session).start()
+    client_session.start()
     assert transitions(session) == ["start: not_started -> active"]
-    way.wrap(session).stop()
+    client_session.stop()
     assert transitions(session) == ["start: not_started -> active", "stop: active -> closed"]
-    assert transitions(way.wrap(session).history()) == transitions(session)
+    assert transitions(client_session.history()) == transitions(session)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +79,7 @@ def test_what_is_as_expected_passes(expected, client, way):
 
 def test_what_went_another_way_is_shown_line_by_line(way):
     clock = ManualClock()
-    client = way.client(adapter=MemoryAdapter(faults=[Fault(step="save_cookies", kind="fail")]), clock=clock)
+    client = way.client(adapter=MemoryAdapter(), clock=clock)
     session = client.Session(timeout_minutes=1)
     session.start()
     with pytest.raises(InvalidTransition):
@@ -76,9 +90,9 @@ def test_what_went_another_way_is_shown_line_by_line(way):
         assert_transitions(way.raw(session), "start", "stop")
     assert str(failed.value).splitlines() == [
         "the session took other transitions (-: expected, +: taken):",
-        "      start: not_started -> active    by caller",
+        "      start: not_started -> active   by caller",
         "    - stop",
-        "    + expire: active -> timed_out     by deadline, idle_timeout",
+        "    + expire: active -> timed_out    by deadline, idle_timeout",
         "and its records say besides:",
         "    rejected  start: active -> active               by caller, InvalidTransition",
     ]
@@ -97,7 +111,7 @@ def test_why_an_edge_was_given_up_is_shown(way):
         assert_transitions(way.raw(session), "start")
     assert "+ fail: not_started -> error   by step, backend, StartFailed" in str(failed.value)
     assert "diverted  start: not_started -> active" in str(failed.value)
-    assert "open_backend failed (BackendError)" in str(failed.value)
+    assert "open_backend failed (StartFailed)" in str(failed.value)
 
 
 @pytest.mark.parametrize("name", ["stopp", "stop: active -> error"])
@@ -118,6 +132,7 @@ def test_the_log_in_lines():
         with pytest.raises(ReleaseFailed):
             session.stop()
         records = [*session.history(), *other.history()]
+        svg = draw_way(session.history())
         other.stop()
     lines = log_lines(records)
     assert [line for line in lines if line.startswith("session")] == [
@@ -126,7 +141,6 @@ def test_the_log_in_lines():
     assert len(lines) == len(records) + 2
     assert any("release_backend failed (ReleaseFailed)" in line for line in lines)
     assert log_lines([]) == []
-    svg = draw_way(session.history())
     assert svg.count('class="taken edge"') == 2  # start, and the edge that its failed stop went on along
     assert svg.count('class="left edge"') == 1
     assert "<style>" in svg
@@ -150,8 +164,7 @@ def test_every_session_that_is_active_is_found(way, client, adapter):
     assert str(left) == f"session {session.session_id} on memory (active)"
     left.stop()
     assert active_sessions() == []
-    status = session.status()
-    assert (status.state, status.close_reason) == ("closed", "abandoned")
+    assert (session.state, session.status().close_reason) == ("closed", "abandoned")
 
 
 def test_one_that_starts_is_found_too():
@@ -254,3 +267,93 @@ def test_parts_are_added():
     assert both.to_json()["edges"]["stop: active -> closed [no ending in flight]"] == 2
     with pytest.raises(ConfigError, match="coverage of edges"):
         both.add({"edges": {"fly": 1}})
+
+
+class LateClock(ManualClock):
+    """One whose timers come late: time has passed, and nobody was told."""
+
+    def pass_unnoticed(self, seconds: float) -> None:
+        """Move on by `seconds`."""
+        self._now += seconds
+
+
+def refused(act, cookie_file, *, before=()):
+    """A session whose release is refused each time, and whose life `act` ends."""
+    cookie_file.write_text(json.dumps([{"name": "sid", "value": "x", "domain": "example.com", "path": "/"}]))
+    faults = [Fault(step="release_backend", kind="fail", nth=n) for n in range(1, 10)]
+    adapter, clock = MemoryAdapter(faults=[*before, *faults]), ManualClock()
+    with contextlib.suppress(LifecycleError), Client(adapter=adapter, store="memory:", clock=clock) as client:
+        session = client.Session(timeout_minutes=1, start_timeout_minutes=0.5, cookie_file=cookie_file)
+        act(adapter, clock, session)
+    assert session.state == "error"
+
+
+def hanging(then):
+    """Has `then` called with the adapter, the clock and the session while that hangs in its start."""
+
+    def act(adapter, clock, session):
+        def second():
+            eventually(lambda: all(fault.step != "load_cookies" for fault in adapter.unused))
+            then(adapter, clock, session)
+
+        in_threads([session.start, second])
+        session.wait_ended()
+
+    return act
+
+
+def started(then):
+    """Has `then` called once the session is active."""
+
+    def act(adapter, clock, session):
+        session.start()
+        then(adapter, clock, session)
+        session.wait_ended()
+
+    return act
+
+
+@pytest.mark.slow
+@pytest.mark.no_cover
+def test_all_that_there_is_can_be_taken(tmp_path, monkeypatch):
+    """Nothing is asked for that no session can do: an eighth of the fault campaign takes most, and these the rest."""
+    coverage = TransitionCoverage()
+    hang, cookie_file = [Fault(step="load_cookies", kind="hang")], tmp_path / "cookies.json"
+    with watching(coverage.take):
+        each_in_a_folder(slice_of(CELLS, 0, 8), tmp_path, lambda cell, life: live(cell, life).check(life))
+        for act in (
+            lambda _adapter, _clock, session: session.stop(),
+            lambda _adapter, clock, _session: clock.advance(61),
+            lambda adapter, _clock, session: adapter.crash(session.session_id),
+        ):
+            refused(started(act), cookie_file)
+            refused(hanging(act), cookie_file, before=hang)
+        clock = LateClock()
+        with Client(adapter="memory", store="memory:", clock=clock) as client:
+            client.Session().stop()
+            with client.Session(timeout_minutes=1) as session:
+                with pytest.raises(UnsupportedOperation, match="its browser ends with this process"):
+                    session.detach()
+                clock.pass_unnoticed(61)
+                with pytest.raises(LifecycleError):
+                    session.get_cookies()
+        early(monkeypatch)
+        flush()
+    assert coverage.missing() == {"edges": [], "guards": [], "steps": [], "diversions": []}
+    assert coverage.percent == 100
+
+
+def early(monkeypatch):
+    """A timer that asks for an end which is no longer due when that is decided."""
+    original = DeadlineEntry.on_due
+
+    def used_at_the_last_moment(entry):
+        original(entry)
+        entry._att().used()
+        monkeypatch.setattr(DeadlineEntry, "on_due", original)
+
+    monkeypatch.setattr(DeadlineEntry, "on_due", used_at_the_last_moment)
+    clock = ManualClock()
+    with Client(adapter="memory", store="memory:", clock=clock) as client, client.Session(timeout_minutes=1) as session:
+        clock.advance(61)
+        eventually(lambda: any(r.kind is RecordKind.IGNORED for r in session.history()))

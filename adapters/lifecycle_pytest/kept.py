@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["keep"]
 
+SHOWN: Final = 60
+"""Lines of a transition log in the report of a test: the newest; in the file are all."""
+
 _NAME: Final = 80
 """Characters of a test's id in the name of its folder."""
 
@@ -43,8 +46,9 @@ def keep(
         pages: Sessions to take a screenshot of.
         folder: Where the files of all tests go.
     """
-    log = "\n".join(log_lines(records))
-    files: dict[str, bytes] = {"transitions.txt": f"{log}\n".encode(), "diagram.svg": draw_way(records).encode()}
+    log = log_lines(records)
+    files = {"transitions.txt": "\n".join([*log, ""]).encode(), "diagram.svg": draw_way(records).encode()}
+    shown = log if len(log) <= SHOWN else [*log[:1], f"  ... {len(log) - SHOWN} lines", *log[1 - SHOWN :]]
     missing = []
     for session in pages:
         try:
@@ -60,8 +64,11 @@ def keep(
     except OSError as e:
         told = [f"nothing was kept in {place}: {e.strerror or e}; choose another folder with --lifecycle-output"]
     else:
-        report.user_properties.append(("lifecycle_kept", str(place)))
-    report.sections.append(("lifecycle: transitions", "\n".join([log, *told, *missing])))
+        # What writes JUnit XML takes the properties of the last of a test's reports, which are those of the test.
+        for properties in (item.user_properties, *([report.user_properties] if report.when == "teardown" else [])):
+            if ("lifecycle_kept", str(place)) not in properties:
+                properties.append(("lifecycle_kept", str(place)))
+    report.sections.append(("lifecycle: transitions", "\n".join([*shown, *told, *missing])))
     _add_to_html(item, report, files)
 
 
