@@ -20,6 +20,8 @@ WHOLE ?=
 TURN = $(shell git rev-list --count HEAD 2>/dev/null || echo 0)
 # How many tests run at once: most of them wait for a browser or a process.
 JOBS ?= 3
+# Frameworks of others that sessions are embedded in, each tested in an environment of its own.
+FRAMEWORKS ?= $(notdir $(patsubst %/requirements.lock,%,$(wildcard tests/frameworks/*/requirements.lock)))
 # More arguments for pytest: make test ARGS="-k cookies"
 ARGS ?=
 
@@ -37,7 +39,7 @@ sync = $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests campaign mutants bench format diagrams lock clean
+.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests frameworks campaign mutants bench format diagrams lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,7 +47,7 @@ help: ## show this list
 demo: setup browser ## set everything up and run the complete example
 	@$(BIN)/lifecycle demo
 
-test: setup browser lint types contracts generated wheel-tests ## set everything up, check the code, test the wheel
+test: setup browser lint types contracts generated frameworks wheel-tests ## set everything up, check the code, test the wheel
 
 # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -111,6 +113,9 @@ wheel-tests: wheel browser ## the tests, on the built wheel, on each Python pres
 	echo "== Python $$mine"; \
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)
 
+frameworks: wheel browser ## sessions embedded in frameworks of others, their newest releases
+	@for name in $(FRAMEWORKS); do echo "== $$name"; sh .ci/test-framework $$name || exit 1; done
+
 campaign: wheel browser ## the tests that take minutes, which `make test` does a part of
 	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) -m "campaign or counted" \
@@ -134,6 +139,10 @@ diagrams: setup ## draw diagrams/ anew from the table, and the help in the READM
 
 lock: | $(LOCKED) ## resolve the locks anew; UPGRADE=1 moves to the newest versions
 	@$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock
+	@for folder in tests/frameworks/*/; do \
+		[ -e $${folder}requirements.in ] || continue; \
+		$(COMPILE) pyproject.toml $${folder}requirements.in -o $${folder}requirements.lock || exit 1; \
+	done
 
 clean: ## remove everything that was set up, built or measured
 	@rm -rf .venv .venv-* dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
