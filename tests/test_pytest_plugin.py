@@ -362,6 +362,19 @@ def test_a_session_of_a_wider_fixture_is_no_leak(project):
     assert project.run().counts == {"passed": 2}
 
 
+def test_a_session_from_before_the_tests_is_no_leak(project):
+    project.put("conftest.py", """
+        from lifecycle import Client
+
+        client = Client(adapter="memory", store="memory:")
+        session = client.Session()
+        session.start()
+    """)  # fmt: skip
+    project.put("test_it.py", "from conftest import session\ndef test_it():\n    assert session.state == 'active'\n")
+    done = project.run()
+    assert done.counts == {"passed": 1}, done.text
+
+
 # --- what is kept of a failure --------------------------------------------------------------------------------------
 
 FAILS = """

@@ -1,22 +1,30 @@
-"""The contract of an adapter, as tests that an adapter's author inherits: the same for every kind of browser.
+"""The contract of an adapter, as tests that an adapter's author runs: the same for every kind of browser.
 
 Rule: what is asserted here holds for every adapter, through `Client` and through `AsyncClient`. Where adapters differ,
 they differ by a capability that they declare, and the suite tests both halves of it: what is declared works, what is
-not declared is refused with a way out. Needs pytest::
+not declared is refused with a way out. Each call of the adapter is made to fail, and is cancelled while it waits.
+
+Needs pytest, and one line in a file of tests::
+
+    TestMyAdapter = adapter_contract(MyAdapter, declares={"pages", "cookies"})
+
+With ``alive=``, a function that tells how many browsers run behind an adapter, leaks are seen too. An adapter that
+needs a fixture of its own has a class::
 
     class TestMyAdapter(AdapterContract):
         declares = frozenset({"pages", "cookies"})
 
         @pytest.fixture
-        def adapter(self):
-            return MyAdapter()
+        def adapter(self, my_server):
+            return MyAdapter(my_server.url)
 """
 # ruff: noqa: S101, ANN401, D102 - a suite is made of asserts, its handles are of two kinds, names of tests say it all
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -27,6 +35,7 @@ from websockets.sync.client import connect
 
 from lifecycle.adapters import CAPABILITIES
 from lifecycle.audit import Record, RecordKind
+from lifecycle.config import nearest
 from lifecycle.errors import (
     ConfigError,
     CookieFileError,
@@ -36,15 +45,17 @@ from lifecycle.errors import (
     SessionClosed,
     SessionEnded,
     SessionTimedOut,
+    StartFailed,
     UnsupportedOperation,
     UsageError,
 )
 from lifecycle.ports import Adapter
 from lifecycle.states import CloseReason, Event, State
 from lifecycle.testing.clock import ManualClock
+from lifecycle.testing.striking import Strike, StruckAdapter
 from lifecycle.testing.ways import PATIENCE, WAYS, Way, eventually
 
-__all__ = ["CAPABILITIES", "AdapterContract", "capability_table"]
+__all__ = ["CAPABILITIES", "AdapterContract", "adapter_contract", "capability_table"]
 
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "headed": {"headless": False},
@@ -72,6 +83,10 @@ def capability_table(adapters: Mapping[str, frozenset[str]]) -> str:
         marks = " | ".join("yes" if name in declared else "-" for declared in adapters.values())
         lines.append(f"| {name}: {meaning} | {marks} |")
     return "\n".join(lines)
+
+
+WAITS: Final = (1, 2, 3, 4, 6)
+"""The waits of a call in which it is cancelled, as far as it has so many."""
 
 
 def a_cookie(**fields: Any) -> dict[str, Any]:
@@ -468,6 +483,104 @@ class AdapterContract:
                 agent = session.execute(type="evaluate_js", code="navigator.userAgent").data
                 assert agent == options["user_agent"]
 
+    # --- what goes wrong in it ------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("wait", WAITS)
+    def test_an_opening_that_is_cancelled_leaves_nothing(
+        self, way: Way, adapter: Adapter, store: str, wait: int
+    ) -> None:
+        strike = Strike("open", wait=wait)
+        session = self.struck(way, adapter, store, strike).Session()
+        try:
+            session.start()
+        except StartFailed:
+            assert session.state is State.ERROR
+        assert session.state is (State.ERROR if strike.struck else State.ACTIVE)
+        session.stop()
+        self.gone(adapter)
+
+    @pytest.mark.parametrize("wait", WAITS)
+    def test_a_release_that_is_cancelled_can_be_repeated(
+        self, way: Way, adapter: Adapter, store: str, wait: int
+    ) -> None:
+        session = self.struck(way, adapter, store, Strike("release", wait=wait)).Session().start()
+        session.stop()
+        assert session.state is State.CLOSED
+        self.gone(adapter)
+
+    def test_a_release_that_fails_is_tried_again(self, way: Way, adapter: Adapter, store: str) -> None:
+        strike = Strike("release", times=2)
+        session = self.struck(way, adapter, store, strike).Session().start()
+        session.stop()
+        assert (session.state, strike.struck) == (State.CLOSED, 2)
+        self.gone(adapter)
+
+    @pytest.mark.parametrize("method", ["get_cookies", "close_connections"])
+    @pytest.mark.parametrize("wait", [None, 1, 2])
+    def test_what_fails_before_the_release_does_not_keep_it_from_being_made(
+        self, way: Way, adapter: Adapter, store: str, tmp_path: Path, method: str, wait: int | None
+    ) -> None:
+        if not self.can("cookies") and method == "get_cookies":
+            return
+        client = self.struck(way, adapter, store, Strike(method, wait=wait))
+        session = client.Session(**({"cookie_file": tmp_path / "cookies.json"} if self.can("cookies") else {})).start()
+        with contextlib.suppress(LifecycleError, OSError):  # it is told of what was not done
+            session.stop()
+        assert session.state is State.CLOSED
+        self.gone(adapter)
+
+    def test_cookies_that_can_not_be_set_start_nothing(
+        self, way: Way, adapter: Adapter, store: str, tmp_path: Path
+    ) -> None:
+        if not self.can("cookies"):
+            return
+        file = tmp_path / "cookies.json"
+        file.write_text(json.dumps([a_cookie()]))
+        session = self.struck(way, adapter, store, Strike("set_cookies")).Session(cookie_file=file)
+        with pytest.raises(LifecycleError):
+            session.start()
+        assert session.state is State.ERROR
+        assert json.loads(file.read_text()) == [a_cookie()]
+        self.gone(adapter)
+
+    def struck(self, way: Way, adapter: Adapter, store: str, strike: Strike) -> Any:
+        """A client on the adapter, of which a call is struck."""
+        return way.client(adapter=StruckAdapter(adapter, strike), store=store)
+
 
 def _note(seen: list[str], word: str) -> Callable[[object], None]:
     return lambda session: seen.append(word)  # noqa: ARG005 - a hook takes the session
+
+
+def adapter_contract(
+    adapter: Callable[[], Adapter],
+    *,
+    declares: Collection[str] | None = None,
+    lacks: Collection[str] = (),
+    alive: Callable[[Any], int] | None = None,
+) -> type[AdapterContract]:
+    """The contract for one adapter: a class of tests, for a name that begins with ``Test``.
+
+    Args:
+        adapter: Makes one, for each test; such as its class.
+        declares: The capabilities it is to have; by default, whatever it says.
+        lacks: Those of them that the service behind it does not have at the time, such as pages.
+        alive: Tells how many browsers run behind an adapter.
+
+    Raises:
+        ConfigError: There is no such capability.
+    """
+    declared = frozenset(declares if declares is not None else adapter().capabilities)
+    for name in sorted({*declared, *lacks} - CAPABILITIES.keys()):
+        raise ConfigError(option="declares", value=name, allowed=nearest(name, CAPABILITIES))
+
+    class Contract(AdapterContract):
+        @pytest.fixture
+        def adapter(self) -> Adapter:
+            return adapter()
+
+        def alive(self, adapter: Adapter) -> int | None:
+            return alive(adapter) if alive is not None else None
+
+    Contract.declares, Contract.lacks = declared, frozenset(lacks)
+    return Contract

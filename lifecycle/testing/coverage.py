@@ -92,7 +92,7 @@ class TransitionCoverage:
             name = _step(edge, result.step)
             if result.outcome is StepOutcome.DONE:
                 self._count("steps", name)
-            elif record.kind is RecordKind.DIVERTED and result.outcome in _FAILED:
+            elif result.outcome in _FAILED:  # of a step that carries on, the table has no diversion
                 self._count("diversions", name)
 
     def _count(self, kind: str, *names: str) -> None:
