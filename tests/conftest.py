@@ -38,7 +38,7 @@ hypothesis.settings.register_profile("default", deadline=None, database=None, pr
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-collect_ignore = ["frameworks"]  # each in an environment of its own: make frameworks
+collect_ignore = ["frameworks", "pretend"]  # the tests of other projects, each run by itself
 
 LASTING_THREADS = ("lifecycle-supervisor", "lifecycle-gateway", "lifecycle-log")
 """Threads of the library that live as long as the process; whatever else a test starts, it ends."""

@@ -123,6 +123,8 @@ audit = _app(
 )
 app.add_typer(sessions, name="sessions")
 app.add_typer(audit, name="audit")
+adapters = _app("List the adapters that are installed, and check one.\n\nAn adapter is what runs the browsers.")
+app.add_typer(adapters, name="adapters")
 
 
 def command() -> Any:  # noqa: ANN401 - a command of typer's, which gives its classes no names
@@ -799,6 +801,31 @@ def diagram(
         _exit(check_diagrams(folder if write is None else write))
     if write is None:
         print_diagram(format_)
+
+
+@adapters.command("list", epilog=_examples("lifecycle adapters list", "lifecycle adapters list --json"))
+def adapters_list(as_json: JsonOption = False) -> None:
+    """List the adapters that are installed, and what each can do."""
+    from lifecycle.cli.adapters import list_adapters  # noqa: PLC0415
+
+    list_adapters(as_json=as_json)
+
+
+@adapters.command("check", epilog=_examples("lifecycle adapters check memory", "lifecycle adapters check local -- -x"))
+def adapters_check(
+    name: Annotated[str, typer.Argument(help="The adapter, by the name that it is installed under.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="More arguments for pytest, after --.")] = None,
+    lacks: Annotated[
+        list[str] | None, typer.Option("--lacks", help="A capability that the service behind it lacks now, such as pages.")
+    ] = None,
+) -> None:
+    """Hold an adapter to the contract that all are held to.
+
+    Runs the tests of `lifecycle.testing.contract`, which need pytest. The exit code is that of pytest.
+    """
+    from lifecycle.cli.adapters import check_adapter  # noqa: PLC0415
+
+    _exit(check_adapter(name, lacks=lacks or (), arguments=arguments or ()))
 
 
 @app.command("install-browser", epilog=_examples("lifecycle install-browser"))
