@@ -9,13 +9,15 @@ the Machine holds nothing of a call, so any thread may decide.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-import transitions
-from transitions import EventData, Machine
+with warnings.catch_warnings():  # it adds a filter of its own as it loads, and how a program warns is the program's
+    import transitions
+    from transitions import EventData, Machine
 
 from lifecycle.audit import GuardResult
 from lifecycle.states import (

@@ -23,12 +23,12 @@ def test_the_adapters_that_are_installed(capsys, monkeypatch):
     told = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
     assert list(told) == ["cdp", "local", "memory", "remote"]
     assert told["memory"]["capabilities"] == sorted(MemoryAdapter().capabilities)
-    assert {each["from"] for each in told.values()} == {f"session-lifecycle {metadata.version('session-lifecycle')}"}
+    assert {each["origin"] for each in told.values()} == {f"session-lifecycle {metadata.version('session-lifecycle')}"}
     assert told["remote"]["error"].startswith("ConfigError: api_key=None is not allowed")
     monkeypatch.setenv("NOTTE_API_KEY", "k")
     assert main(["adapters", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[lines.index(f"remote  ({told['remote']['from']})") + 1].startswith("    assigns_ids, attach, ")
+    assert lines[lines.index(f"remote  ({told['remote']['origin']})") + 1].startswith("    assigns_ids, attach, ")
     for name, meaning in CAPABILITIES.items():
         assert f"    {name}: {meaning}" in lines
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +32,21 @@ TestAdapter = adapter_contract(lambda: find_adapter({name!r}), lacks={lacks!r})
 """
 
 
-def _told(name: str) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is told of an adapter; `error` where it can't be used here."""
+
+    name: str
+    origin: str | None
+    capabilities: list[str] | None = None
+    error: str | None = None
+
+
+def _told(name: str) -> _Told:
     try:
-        capabilities = sorted(find_adapter(name).capabilities)
+        return _Told(name, _origin(name), capabilities=sorted(find_adapter(name).capabilities))
     except Exception as e:  # noqa: BLE001 - of others: see the rule
-        return {"name": name, "from": _origin(name), "error": f"{type(e).__name__}: {e}"}
-    return {"name": name, "from": _origin(name), "capabilities": capabilities}
+        return _Told(name, _origin(name), error=f"{type(e).__name__}: {e}")
 
 
 def _origin(name: str) -> str | None:
@@ -51,13 +61,12 @@ def list_adapters(*, as_json: bool) -> None:
     """Print the adapters that are installed, with their capabilities."""
     found = [_told(name) for name in adapter_names()]
     if as_json:
-        print_json(found)
+        print_json([asdict(told) for told in found])
         return
     console = out()
     for told in found:
-        console.print(f"{told['name']}  ({told['from'] or 'of no distribution'})", highlight=False)
-        capabilities = told.get("capabilities")
-        what = f"can't be used here: {told['error']}" if "error" in told else ", ".join(capabilities or ["nothing more"])  # type: ignore[arg-type]  # texts, as above
+        console.print(f"{told.name}  ({told.origin or 'of no distribution'})", highlight=False)
+        what = f"can't be used here: {told.error}" if told.error else ", ".join(told.capabilities or ["nothing more"])
         console.print(f"    {what}", highlight=False)
     console.print("\nWhat each capability stands for:", highlight=False)
     for name, meaning in CAPABILITIES.items():

@@ -816,7 +816,7 @@ def adapters_check(
     name: Annotated[str, typer.Argument(help="The adapter, by the name that it is installed under.")],
     arguments: Annotated[list[str] | None, typer.Argument(help="More arguments for pytest, after --.")] = None,
     lacks: Annotated[
-        list[str] | None, typer.Option("--lacks", help="A capability that the service behind it lacks now, such as pages.")
+        list[str] | None, typer.Option("--lacks", help="A capability that the service behind it lacks.")
     ] = None,
 ) -> None:
     """Hold an adapter to the contract that all are held to.

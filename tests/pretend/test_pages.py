@@ -40,7 +40,7 @@ async def test_async(async_lifecycle_session):
     assert await page.inner_text("h1") == "Tea"
 
 
-@pytest.mark.parametrize("width", [400, 1000])
+@pytest.mark.parametrize("width", [600, 1000])
 def test_wide_and_narrow(lifecycle_client, width):
     with lifecycle_client.Session(viewport_width=width, viewport_height=600) as session:
         assert session.page.evaluate("innerWidth") == width
