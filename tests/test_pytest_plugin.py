@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+
+from lifecycle import Client
 
 pytestmark = pytest.mark.slow  # a process for each; what it does with the version of Python, pytest sees to
 
@@ -26,7 +29,8 @@ class Done:
     @property
     def counts(self) -> dict[str, int]:
         """How many passed, failed, ..., as the last line says."""
-        return {kind: int(n) for n, kind in re.findall(r"(\d+) ([a-z]+?)s?\b", self.text.splitlines()[-1])}
+        counts = re.findall(r"(\d+) ([a-z]+?)s?\b", self.text.splitlines()[-1])
+        return {kind: int(n) for n, kind in counts if kind != "warning"}  # those of other plugins
 
 
 class Project:
@@ -504,3 +508,138 @@ def test_a_failure_stays_the_failure_of_the_run(project):
     assert project.run("--lifecycle-min-coverage", "50").code == pytest.ExitCode.TESTS_FAILED
     project.put("test_it.py", "")
     assert project.run("--lifecycle-min-coverage", "50").code == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+# --- pytest-playwright ----------------------------------------------------------------------------------------------
+
+PLAYWRIGHT = """
+import os, pytest
+from lifecycle import Client
+from lifecycle_pytest.for_playwright import *
+
+@pytest.fixture(scope="session")
+def lifecycle_playwright_client():
+    with Client(store="sqlite:///log.db") as client:
+        yield client
+"""
+
+
+@pytest.fixture
+def beside(project):
+    """A project with pytest-playwright."""
+    project.without.remove("playwright")
+    project.put("conftest.py", PLAYWRIGHT)
+    return project
+
+
+def ends(project):
+    """How each session of the run ended."""
+    with Client(adapter="memory", store=f"sqlite:///{project.folder}/log.db", reap_on_start=False) as client:
+        return [(s.status, s.close_reason) for s in client.sessions.list()]
+
+
+def test_pages_of_pytest_playwright_are_in_a_session(beside):
+    beside.put(
+        "test_it.py",
+        """
+        import pytest
+        from lifecycle.testing import active_sessions
+
+        @pytest.mark.parametrize("title", ["one", "two"])
+        def test_a_page(page, title):
+            page.set_content(f"<title>{title}</title>")
+            assert page.title() == title
+            assert [s.adapter for s in active_sessions()] == ["local"]
+
+        def test_contexts_are_apart(new_context):
+            one, two = new_context(), new_context()
+            one.add_cookies([{"name": "a", "value": "1", "url": "http://x.test/"}])
+            assert [len(c.cookies("http://x.test/")) for c in (one, two)] == [1, 0]
+
+        def test_its_browser_is_a_session_that_lasts(browser, lifecycle_playwright_client):
+            (session,) = lifecycle_playwright_client.sessions.list()
+            assert (session.status, session.max_duration_minutes) == ("active", 24 * 60)
+        """,
+    )
+    done = beside.run()
+    assert done.counts == {"passed": 4}, done.text
+    assert ends(beside) == [("closed", "manual")]
+
+
+def test_a_failure_has_the_log_of_the_session_that_began_before_it(beside):
+    beside.put("test_it.py", "def test_one(page):\n    pass\ndef test_two(page):\n    assert page.title() == 'x'\n")
+    done = beside.run()
+    assert done.counts == {"passed": 1, "failed": 1}
+    assert [path.suffix for path in beside.kept()] == [".svg", ".png", ".txt"]
+    assert "commit    start: not_started -> active" in done.text
+
+
+@pytest.mark.parametrize(
+    ("fixture", "body", "expected"),
+    [
+        ("", "os.kill(browser_pid(), 9)", ("error", "crash")),
+        ('{"timeout_minutes": 0.01}', "pass", ("timed_out", "idle_timeout")),
+        ('{"max_duration_minutes": 0.01}', "pass", ("timed_out", "max_duration")),
+    ],
+)
+def test_a_session_that_ends_fails_the_tests_that_need_it(beside, fixture, body, expected):
+    if fixture:
+        override = "@pytest.fixture(scope='session')\ndef lifecycle_playwright_options():\n    return " + fixture
+        beside.put("conftest.py", f"{PLAYWRIGHT}\n{override}\n")
+    beside.put(
+        "test_it.py",
+        f"""
+        import os
+        from pathlib import Path
+        import pytest
+        from lifecycle.testing import active_sessions
+        from lifecycle.testing.ways import eventually
+        from playwright.sync_api import Error
+
+        def browser_pid():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    told = path.read_bytes()
+                    parent = (path.parent / "stat").read_text().rpartition(")")[2].split()[1]
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                if b"--remote-debugging-pipe" in told and int(parent) == os.getpid():
+                    return int(path.parent.name)
+
+        def test_one(page):
+            {body}
+            eventually(lambda: not active_sessions())
+            with pytest.raises(Error):
+                page.title()
+        """,
+    )
+    done = beside.run()
+    assert "INTERNALERROR" not in done.text
+    assert ends(beside) == [expected], done.text
+
+
+def test_ctrl_c_stops_the_session_of_the_run(beside):
+    beside.put("test_it.py", "def test_it(page):\n    print('ready', flush=True)\n    page.wait_for_timeout(60_000)\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", "-p", "no:schemathesis"]
+    with subprocess.Popen(command, cwd=beside.folder, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "ready" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        process.stdout.read()
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert ends(beside) == [("closed", "manual")]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--browser", "firefox"], "sessions run Chromium, not firefox"),
+        (["--browser-channel", "msedge"], "a session can't be launched with channel; known: args, downloads_path"),
+    ],
+)
+def test_what_a_session_can_not_be_is_told(beside, args, told):
+    beside.put("test_it.py", "def test_it(page):\n    pass\n")
+    done = beside.run(*args)
+    assert done.counts == {"error": 1}
+    assert told in done.text

@@ -64,9 +64,14 @@ def option(config: pytest.Config, name: str) -> str | None:
     return config.getoption(name) or config.getini(name) or None
 
 
+def asked_adapter(config: pytest.Config) -> str | None:
+    """The adapter that was asked for."""
+    return option(config, "lifecycle_adapter") or os.environ.get("LIFECYCLE_ADAPTER") or None
+
+
 def adapter_name(config: pytest.Config) -> str:
     """The adapter of the run."""
-    return option(config, "lifecycle_adapter") or os.environ.get("LIFECYCLE_ADAPTER") or "memory"
+    return asked_adapter(config) or "memory"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -65,8 +65,10 @@ class Run:
 
     def begin(self, item: pytest.Item, adapter: str) -> None:
         """A test begins: skip it where the adapter can't run it."""
-        self._records.clear()
         self._before = _ids(active_sessions())
+        flush()
+        lasting = [record for record in self._records if record.attachment_id in self._before]
+        self._records = deque(lasting, maxlen=MOST)
         for marker in item.iter_markers("lifecycle_adapter"):
             _check_names(item, "lifecycle_adapter", marker.args, adapter_names())
             if adapter not in marker.args:

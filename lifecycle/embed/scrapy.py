@@ -11,9 +11,10 @@ gives that class none of Scrapy's settings. So an add-on of Scrapy's reads them 
     LIFECYCLE_SESSION_OPTIONS = {"cookie_file": "cookies.json", "max_duration_minutes": 60}
 
 Settings, all optional: ``LIFECYCLE_ADAPTER``, a name, and ``LIFECYCLE_STORE``, a URL, as `lifecycle.AsyncClient` takes
-them (Scrapy copies its settings, so objects are not for them); and ``LIFECYCLE_SESSION_OPTIONS``, a mapping (or JSON, on a command line) of the options of a session, see
-`lifecycle.config.SessionOptions`. With a ``cookie_file`` the ``cookie_scope`` is ``all`` unless it is given, because
-scrapy-playwright makes contexts of its own: each starts with the cookies of the file, and its cookies reach the file.
+them (Scrapy copies its settings, so objects are not for them); and ``LIFECYCLE_SESSION_OPTIONS``, a mapping (or JSON,
+on a command line) of the options of a session, see `lifecycle.config.SessionOptions`. With a ``cookie_file`` the
+``cookie_scope`` is ``all`` unless it is given, because scrapy-playwright makes contexts of its own: each starts with
+the cookies of the file, and its cookies reach the file.
 
 Rule: a crawl has one session at a time. It starts with the first page, and ends before the crawl does, whatever ended
 the crawl. One that failed or was not used for too long is followed by another at the next page; one that was stopped
