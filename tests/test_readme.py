@@ -27,12 +27,27 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
+FRAMEWORKS = {
+    "browser_use": "lifecycle.embed.browser_use", "crawlee": "lifecycle.embed.crawlee",
+    "scrapy": "lifecycle.embed.scrapy", "node": "puppeteer-core",
+}  # fmt: skip
+"""Blocks that need a framework run with its own tests; by a word of each."""
+PYTHON = [
+    code for language, code in BLOCKS if language == "python" and not any(word in code for word in FRAMEWORKS.values())
+]
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
     assert {language for language, _ in BLOCKS} <= {"python", "console", "text"}
     assert len(PYTHON) >= 8
+
+
+def test_the_block_of_each_framework_runs_with_its_tests() -> None:
+    for name, word in FRAMEWORKS.items():
+        assert sum(word in code for _, code in BLOCKS) == 1
+        assert f'pasted("{word}"' in (ROOT / "tests" / "frameworks" / name / "test_readme.py").read_text()
+    folders = {path.parent.name for path in ROOT.glob("tests/frameworks/*/requirements.lock")}
+    assert folders == FRAMEWORKS.keys()
 
 
 @contextmanager
@@ -58,9 +73,13 @@ def test_a_block_runs_as_pasted(code: str, site: Site, tmp_path: Path) -> None:
 
 
 def paste(code: str, folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    (folder / "pasted.py").write_text(code)
+    tests = re.findall(r"^def test_|^Test\w+ =", code, re.MULTILINE)
+    name = "test_pasted.py" if tests else "pasted.py"
+    (folder / name).write_text(code)
+    (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    with_pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis"]
     return subprocess.run(
-        [sys.executable, "-W", "error", "pasted.py"],
+        [sys.executable, "-W", "error", *(with_pytest if tests else ()), name],
         cwd=folder,
         env={**os.environ, "LIFECYCLE_STORE": f"sqlite:///{folder}/log.db", **variables},
         capture_output=True,
@@ -73,12 +92,16 @@ def paste(code: str, folder: Path, variables: dict[str, str]) -> subprocess.Comp
 def test_the_commands_exist() -> None:
     """A console block names only commands that are there."""
     makefile = (ROOT / "Makefile").read_text()
+    plugin = (ROOT / "adapters" / "lifecycle_pytest" / "__init__.py").read_text()
     for command in re.findall(
         r"^\$ (.*?)(?:\s+#.*)?$", "\n".join(c for k, c in BLOCKS if k == "console"), re.MULTILINE
     ):
         program, *words = command.split()
         if program == "make":
             assert re.search(rf"^{words[0]}:", makefile, re.MULTILINE), command
+        elif program == "pytest":
+            for option in (word for word in words if word.startswith("--")):
+                assert re.search(rf'"{option.removeprefix("--lifecycle-")}":', plugin), command
         else:
             assert program == "lifecycle", command
             path = []

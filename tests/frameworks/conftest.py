@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # what the other tests use: loopback_site
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]  # readme, and loopback_site
 
 GRACE = 10.0
 """Seconds in which what a test has ended may still go away."""
