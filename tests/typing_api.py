@@ -22,7 +22,20 @@ from lifecycle import (
     StepResult,
     Transition,
 )
+from lifecycle.adapters import find_adapter
+from lifecycle.ports import Adapter
 from lifecycle.states import Event
+from lifecycle.testing import (
+    ActiveSession,
+    TransitionCoverage,
+    active_sessions,
+    assert_transitions,
+    reset,
+    transitions,
+    watching,
+)
+from lifecycle.testing.contract import AdapterContract, adapter_contract
+from lifecycle_adapters.memory import MemoryAdapter
 
 
 def sync_side() -> None:
@@ -100,3 +113,23 @@ def errors(error: Exception) -> None:
         assert_type(error.allowed, tuple[Event, ...])
     if isinstance(error, ConfigError):
         assert_type(error.option, str)
+
+
+def tests_of_others() -> None:
+    with Client(adapter="memory", store="memory:") as client, client.Session() as session:
+        assert_type(transitions(session), list[str])
+        assert_transitions(session, "start")
+        assert_type(active_sessions(client), list[ActiveSession])
+        assert_transitions(session, Event.START)
+        assert_transitions("start")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        active_sessions("memory")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    coverage = TransitionCoverage()
+    with watching(coverage.take):
+        assert_type(reset(), int)
+    assert_type(coverage.percent, float)
+    assert_type(coverage.missing(), dict[str, list[str]])
+    watching(print)
+    watching(lambda: None)  # type: ignore[arg-type,misc]  # pyright: ignore[reportArgumentType]
+    assert_type(adapter_contract(MemoryAdapter, declares={"cookies"}), type[AdapterContract])
+    adapter_contract(MemoryAdapter())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(find_adapter("memory"), Adapter)
