@@ -418,13 +418,22 @@ def test_the_user_agent_is_seen_everywhere(rig, playwright, site):
         assert asked.value.header_value("user-agent") == "Mine/1.0 (a b)"
 
 
-@pytest.fixture
-def proxy():
+@contextlib.contextmanager
+def a_proxy():
     """An HTTP proxy that answers every request itself and notes what was asked for."""
     seen: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            self.answer()
+
+        def do_CONNECT(self):
+            self.answer()
+
+        def do_POST(self):
+            self.answer()
+
+        def answer(self):
             seen.append(self.path)
             body = b"<title>from the proxy</title><link rel=icon href='data:,'>"
             self.send_response(200)
@@ -448,6 +457,12 @@ def proxy():
     thread.join()
 
 
+@pytest.fixture
+def proxy():
+    with a_proxy() as proxy:
+        yield proxy
+
+
 def test_the_proxy_takes_the_traffic(rig, playwright, proxy, site):
     with rig.browser(proxy=proxy.url) as session, page_of(playwright, session) as page:
         page.goto("http://somewhere.test/a")
@@ -461,6 +476,15 @@ def test_the_proxy_takes_the_traffic(rig, playwright, proxy, site):
         assert page.title() == "A small site"
         page.goto("http://somewhere.test/c")
         assert proxy.seen[2:] == ["http://somewhere.test/c"]
+
+
+def test_the_browser_asks_nobody_on_its_own_account(rig, proxy, monkeypatch):
+    """Chromium does at each start, with the usual switches: a second one, started later and let do so, shows when."""
+    with a_proxy() as other, rig.browser(proxy=proxy.url):
+        monkeypatch.setattr(launch, "_ALWAYS", tuple(s for s in launch._ALWAYS if launch._NOWHERE not in s))
+        with rig.browser(proxy=other.url):
+            until(lambda: {"accounts.google.com:443", "update.googleapis.com:443"} <= set(other.seen), 60)
+        assert proxy.seen == []
 
 
 def test_chrome_args(rig, playwright):

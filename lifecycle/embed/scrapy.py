@@ -1,6 +1,6 @@
 """A session for each crawl of scrapy-playwright: the pages that a spider asks for come from the session's browser.
 
-scrapy-playwright (0.0.48 and newer) takes its browsers from the class that ``PLAYWRIGHT_BROWSER_PROVIDER`` names, and
+scrapy-playwright (seen in 0.0.48) takes its browsers from the class that ``PLAYWRIGHT_BROWSER_PROVIDER`` names, and
 gives that class none of Scrapy's settings. So an add-on of Scrapy's reads them and puts the class in place:
 
     DOWNLOAD_HANDLERS = {
@@ -16,9 +16,10 @@ on a command line) of the options of a session, see `lifecycle.config.SessionOpt
 ``cookie_scope`` is ``all`` unless it is given, because scrapy-playwright makes contexts of its own: each starts with
 the cookies of the file, and its cookies reach the file.
 
-Rule: a crawl has one session at a time. It starts with the first page, and ends before the crawl does, whatever ended
-the crawl. One that failed or was not used for too long is followed by another at the next page; one that was stopped
-or whose maximum duration has passed is not, and each further page fails with the error that says so.
+Rule: a crawl has one session at a time. It starts with the first page, and ends with the crawl, or with the interpreter
+where Scrapy is made to leave at once. One that failed or was not used for too long is followed by another at the next
+page; one that was stopped or whose maximum duration has passed is not, and each further page fails with the error that
+says so.
 """
 # pyright: reportMissingImports=false
 

@@ -26,8 +26,13 @@ __all__ = ["Launched", "close_pipe", "display_exists", "launch", "switches"]
 
 _SHIM: Final = 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null'
 
+_NOWHERE: Final = "https://127.0.0.1:9/"
+
 _ALWAYS: Final = (
-    # nothing that Chromium wants to do on its own account
+    # nothing that Chromium wants to do on its own account; with all the others, Chromium 156 still asks two servers at
+    # each start, for updates and for who is logged in to Google, so it is given addresses where nobody is
+    f"--component-updater=url-source={_NOWHERE}",
+    f"--gaia-url={_NOWHERE}",
     "--disable-background-networking",
     "--disable-breakpad",
     "--disable-component-extensions-with-background-pages",
@@ -77,7 +82,7 @@ _FEATURES_OFF: Final = (
 )
 """What Playwright turns off as well, so that a page behaves here as in a browser that it launched."""
 
-_FEATURES_ON: Final = ("CDPScreenshotNewSurface", "NetworkServiceInProcess2", "SkipListAccountsWithoutGaiaCookies")
+_FEATURES_ON: Final = ("CDPScreenshotNewSurface", "NetworkServiceInProcess2")
 """NetworkServiceInProcess2: the browser itself holds the cookies. A process for that can end alone, and the cookies
 of the last half minute, which are not on disk yet, go with it."""
 
