@@ -130,6 +130,8 @@ NAMED_OTHERWISE = {"opentelemetry": "opentelemetry-api"}
 
 
 FOR_TESTS = ("lifecycle/testing/", "adapters/lifecycle_pytest/")
+EMBEDDED = {"browser_use": "browser_use", "crawlee": "crawlee", "scrapy": "scrapy", "scrapy_playwright": "scrapy"}
+"""Frameworks, which whoever embeds a session in one has, by the module that is for it."""
 
 
 def test_every_import_is_declared() -> None:
@@ -142,6 +144,9 @@ def test_every_import_is_declared() -> None:
         for module, files in _imports(folder).items():
             if module.startswith("pytest"):  # whoever uses what is there for tests has it
                 assert all(name.startswith(FOR_TESTS) for name in files), files
+                continue
+            if module in EMBEDDED:
+                assert files == {f"lifecycle/embed/{EMBEDDED[module]}.py"}
                 continue
             assert module in allowed or canonicalize_name(module) in declared, f"{module} is not declared: {files}"
 
