@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fake_host import FakeHost
 
+from lifecycle import Client
 from lifecycle.config import SessionOptions
 from lifecycle.cookies import Cookie
 from lifecycle.errors import BackendError, ConfigError, ConnectionLost, ReleaseFailed, StartFailed, UnsupportedOperation
@@ -554,6 +555,26 @@ def test_cookies_end_by_the_clock_of_the_host():
         assert [c.name for c in await backend.get_cookies()] == ["session", "far"]  # gone is gone
 
     asyncio.run(main())
+
+
+def test_a_site_sets_cookies_and_they_reach_the_file(tmp_path):
+    adapter, clock, file = MemoryAdapter(), ManualClock(), tmp_path / "cookies.json"
+    login = {"name": "login", "value": "anna", "domain": "shop.test", "path": "/"}
+    with Client(adapter=adapter, store="memory:", clock=clock) as client:
+        with client.Session(cookie_file=file, timeout_minutes=1) as session:
+            clock.advance(40)
+            adapter.visit(session.session_id, sets=[login])
+            clock.advance(40)  # a visit is use
+            assert session.state == "active"
+            with pytest.raises(ConfigError, match="cookie odd"):
+                adapter.visit(session.session_id, sets=[{"name": "odd", "value": "x"}])
+            with pytest.raises(ConfigError, match="it has expired"):
+                adapter.visit(session.session_id, sets=[{**login, "expires": 1}])
+            adapter.visit(session.session_id, sets=[{**login, "value": "berta"}])
+        with client.Session(cookie_file=file) as again:
+            assert [c["value"] for c in again.get_cookies()] == ["berta"]
+        with pytest.raises(ConfigError):
+            adapter.visit("nobody", sets=[login])
 
 
 def test_sessions_share_no_cookies():

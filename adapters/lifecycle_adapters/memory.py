@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from lifecycle.actions import Action, ActionResult, Observation, ObserveRequest, Scrape, ScrapeRequest
 from lifecycle.config import nearest
+from lifecycle.cookies import parse_cookies
 from lifecycle.errors import BackendError, ConfigError, ConnectionLost, ReleaseFailed, StartFailed, UnsupportedOperation
 from lifecycle.ports import BackendEnd
 from lifecycle.states import TERMINAL, CloseReason, Event, State, Step
@@ -27,7 +28,7 @@ from lifecycle_adapters._faults import GOODBYES, Fault, Script
 from lifecycle_adapters._jar import Jar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lifecycle.config import SessionOptions
     from lifecycle.cookies import Cookie
@@ -256,6 +257,28 @@ class MemoryAdapter:
             self._strike(fault, browser, None)
         for host in list(browser.hosts):
             host.used()
+
+    def visit(self, session_id: str, *, sets: Iterable[Mapping[str, object] | Cookie]) -> None:
+        """Use a session as a page of it would, whose site sets cookies. Any thread.
+
+        Args:
+            session_id: The session.
+            sets: The cookies, in the form of `Session.set_cookies`.
+
+        Raises:
+            ConfigError: No such session is known, or one of them is none that a browser takes.
+            ConnectionLost: Its browser is gone.
+        """
+        good, bad = parse_cookies(sets)
+        browser = self._mine(session_id)
+        _check_running(browser)
+        if browser.jar is None:
+            browser.jar = Jar()
+        now = next((host.clock.utcnow().timestamp() for host in list(browser.hosts)), 0.0)
+        refused = browser.jar.put(good, now)
+        for name, reason in (*bad, *((cookie.name, why) for cookie, why in refused)):
+            raise ConfigError(option=f"sets: cookie {name}", value="...", allowed=f"what a browser takes: {reason}")
+        self.use(session_id)
 
     def release_hangs(self) -> None:
         """Let everything that hangs now go on, as if it had only been slow. Any thread."""
