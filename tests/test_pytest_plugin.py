@@ -435,6 +435,36 @@ def test_the_folder_can_be_chosen_and_one_that_can_not_be_written_fails_nothing(
     assert "INTERNALERROR" not in done.text
 
 
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ("lifecycle_pytest.kept.draw_way = lambda _: 1 / 0", "can't be shown: ZeroDivisionError"),
+        (
+            "process.PATIENCE = 0.1; supervisor().thread.post(time.sleep, 3)",
+            "records are still to be written: a store hangs, or the supervisor",
+        ),
+    ],
+)
+def test_what_goes_wrong_with_it_hides_no_failure(project, broken, told):
+    project.put(
+        "test_it.py",
+        f"""
+        import time
+        import lifecycle_pytest.kept
+        from lifecycle.engine import supervisor
+        from lifecycle.testing import process
+
+        def test_it(lifecycle_session):
+            {broken}
+            assert False, "the failure itself"
+        """,
+    )
+    done = project.run()
+    assert done.counts == {"failed": 1}
+    assert "the failure itself" in done.text
+    assert told in done.text
+
+
 def test_a_picture_of_the_page_is_kept(project):
     project.put(
         "test_it.py",

@@ -67,7 +67,7 @@ class Run:
         """A test begins: skip it where the adapter can't run it."""
         self._before = _ids(active_sessions())
         flush()
-        lasting = [record for record in self._records if record.attachment_id in self._before]
+        lasting = [record for record in list(self._records) if record.attachment_id in self._before]
         self._records = deque(lasting, maxlen=MOST)
         for marker in item.iter_markers("lifecycle_adapter"):
             _check_names(item, "lifecycle_adapter", marker.args, adapter_names())
@@ -94,12 +94,17 @@ class Run:
 
     def keep(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Add what the sessions of a failed test went through to its report."""
-        flush()
+        if not flush():
+            report.sections.append(("lifecycle", "records are still to be written: a store hangs, or the supervisor"))
         records = list(self._records)
         pages = [s for s in active_sessions() if report.when == "call" and s.has_pages]
-        if records:
-            folder = option(self._config, "lifecycle_output") or "test-results/lifecycle"
+        if not records:
+            return
+        folder = option(self._config, "lifecycle_output") or "test-results/lifecycle"
+        try:
             keep(item, report, records, pages, self._config.rootpath / folder)
+        except Exception as e:  # noqa: BLE001 - whatever it is, it must not hide the failure that it was to explain
+            report.sections.append(("lifecycle", f"what the sessions went through can't be shown: {e!r}"))
 
     # --- its end ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lifecycle.engine import Supervisor, running_supervisor
 from lifecycle.page import tidy_driver
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from lifecycle.core import ClientCore
 
 __all__ = ["ActiveSession", "active_sessions", "flush", "reset", "watching"]
+
+
+PATIENCE: Final = 5.0
+"""Seconds that records have to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +104,24 @@ def watching(take: Callable[[Record], None]) -> Iterator[None]:
         Supervisor.watchers.remove(take)
 
 
-def flush() -> None:
-    """Wait until every record that there is was written, or refused by its store. Blocks."""
+def flush() -> bool:
+    """Wait until every record that there is was written, or refused by its store. Blocks, `PATIENCE` seconds at most.
+
+    Returns:
+        False when there still are some: a store or the supervisor hangs.
+    """
     found = running_supervisor()
-    if found is not None:
+    if found is None:
+        return True
 
-        async def flushed(_: Caller) -> None:
-            await found.flushed()
+    async def flushed(_: Caller) -> None:
+        await found.flushed()
 
-        found.call(flushed)
+    try:
+        found.call(flushed, timeout=PATIENCE)
+    except TimeoutError:
+        return False
+    return True
 
 
 def reset() -> int:
