@@ -545,11 +545,14 @@ def test_a_failure_stays_the_failure_of_the_run(project):
 PLAYWRIGHT = """
 import os, pytest
 from lifecycle import Client
+from lifecycle.testing import ManualClock
 from lifecycle_pytest.for_playwright import *
+
+clock = ManualClock()
 
 @pytest.fixture(scope="session")
 def lifecycle_playwright_client():
-    with Client(store="sqlite:///log.db") as client:
+    with Client(store="sqlite:///log.db", clock=clock) as client:
         yield client
 """
 
@@ -608,8 +611,8 @@ def test_a_failure_has_the_log_of_the_session_that_began_before_it(beside):
     ("fixture", "body", "expected"),
     [
         ("", "os.kill(browser_pid(), 9)", ("error", "crash")),
-        ('{"timeout_minutes": 0.01}', "pass", ("timed_out", "idle_timeout")),
-        ('{"max_duration_minutes": 0.01}', "pass", ("timed_out", "max_duration")),
+        ('{"timeout_minutes": 1}', "clock.advance(61)", ("timed_out", "idle_timeout")),
+        ('{"max_duration_minutes": 1}', "clock.advance(61)", ("timed_out", "max_duration")),
     ],
 )
 def test_a_session_that_ends_fails_the_tests_that_need_it(beside, fixture, body, expected):
@@ -622,6 +625,7 @@ def test_a_session_that_ends_fails_the_tests_that_need_it(beside, fixture, body,
         import os
         from pathlib import Path
         import pytest
+        from conftest import clock
         from lifecycle.testing import active_sessions
         from lifecycle.testing.ways import eventually
         from playwright.sync_api import Error
