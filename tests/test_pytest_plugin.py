@@ -612,7 +612,11 @@ def test_a_failure_has_the_log_of_the_session_that_began_before_it(beside):
     [
         ("", "os.kill(browser_pid(), 9)", ("error", "crash")),
         ('{"timeout_minutes": 1}', "clock.advance(61)", ("timed_out", "idle_timeout")),
-        ('{"max_duration_minutes": 1}', "clock.advance(61)", ("timed_out", "max_duration")),
+        (
+            '{"max_duration_minutes": 1}',
+            "clock.advance(40); page.title(); clock.advance(40)",
+            ("timed_out", "max_duration"),
+        ),
     ],
 )
 def test_a_session_that_ends_fails_the_tests_that_need_it(beside, fixture, body, expected):
