@@ -347,6 +347,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{len(cells):7,} {cells.total():7,}  {part}")
         runs = sum(cells.total() for cells in lived.values())
         terminalreporter.write_line(f"{sum(map(len, lived.values())):7,} {runs:7,}  in all")
+    for report in terminalreporter.stats.get("passed", ()):
+        swapped = [value for name, value in report.user_properties if name == "swapped" and report.when == "call"]
+        if swapped:
+            terminalreporter.section("the tests of a pretend project, on each kind of browser")
+            for line in swapped:
+                terminalreporter.write_line(line)
     skipped = _skipped(terminalreporter)
     terminalreporter.write_line(f"skipped: {skipped.total()} of {sum(SKIPPED.values())} that may be")
     if any("test_contract.py" in report.nodeid for report in terminalreporter.stats.get("passed", ())):
