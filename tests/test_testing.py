@@ -198,6 +198,13 @@ def test_records_of_all_clients_are_watched(way):
     assert [r.kind for r in seen].count(RecordKind.COMMIT) == 4
 
 
+def test_what_a_watcher_raises_no_session_feels():
+    with pytest.raises(ZeroDivisionError), watching(lambda _: 1 / 0):
+        with Client(adapter="memory", store="memory:") as client, client.Session() as session:
+            assert session.state == "active"
+        assert session.state == "closed"
+
+
 def test_reset_ends_everything(way, client, adapter):
     sessions = [client.Session() for _ in range(3)]
     for session in sessions:

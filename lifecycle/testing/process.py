@@ -95,13 +95,24 @@ def active_sessions(client: Client | AsyncClient | None = None) -> list[ActiveSe
 def watching(take: Callable[[Record], None]) -> Iterator[None]:
     """Have `take` called with each record of all clients of this process that becomes durable within the block.
 
-    It is called on the supervisor's thread and must not wait for anything; see `flush`.
+    It is called on the supervisor's thread and must not wait for anything; see `flush`. What it raises is raised at the
+    end of the block, the first time; no session feels it.
     """
-    Supervisor.watchers.append(take)
+    raised: list[BaseException] = []
+
+    def tell(record: Record) -> None:
+        try:
+            take(record)
+        except BaseException as e:  # noqa: BLE001 - told at the end of the block
+            raised.append(e)
+
+    Supervisor.watchers.append(tell)
     try:
         yield
     finally:
-        Supervisor.watchers.remove(take)
+        Supervisor.watchers.remove(tell)
+    if raised:
+        raise raised[0]
 
 
 def flush() -> bool:
