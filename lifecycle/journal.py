@@ -254,11 +254,15 @@ class Journal:
     async def _publish(self, publisher: Publisher, tip: Tip) -> bool:
         """Hand out a checkpoint. Not on the store's thread: a function of the user's may hang."""
         try:
-            if publisher.busy:
-                raise TimeoutError
-            publisher.busy = True
-            running = asyncio.get_running_loop().run_in_executor(None, publisher.publish, tip)
-            await asyncio.wait_for(asyncio.shield(running), PUBLISH_SECONDS)
+            loop, before = asyncio.get_running_loop(), publisher.running
+            if before is not None and before.get_loop() is loop and not before.done():
+                # Begun by a turn which the end of the client has cancelled: this one follows it.
+                await asyncio.wait({before}, timeout=PUBLISH_SECONDS)
+                if not before.done():
+                    raise TimeoutError
+            publisher.running = loop.run_in_executor(None, publisher.publish, tip)
+            publisher.running.add_done_callback(_seen)
+            await asyncio.wait_for(asyncio.shield(publisher.running), PUBLISH_SECONDS)
         except Exception as e:  # noqa: BLE001 - a function of the user's may raise anything
             self._on_trouble("lifecycle.checkpoint_not_published", error=type(e).__name__, size=tip.size)
             return False

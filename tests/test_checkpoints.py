@@ -327,6 +327,26 @@ def test_many_processes_on_one_log(tmp_path):
         assert max(note.size for note in kept) == found.entries
 
 
+def test_the_last_follows_one_that_is_being_handed_out_as_the_client_ends(monkeypatch):
+    monkeypatch.setattr("lifecycle.journal.CHECKPOINT_RECORDS", 1)
+    store, given, go = MemoryStore(), [], threading.Event()
+
+    def slow(text):
+        given.append(Note.parse(text))
+        go.wait(20)
+
+    client = Client(adapter=MemoryAdapter(), store=store, checkpoints=slow)
+    with client.Session():
+        until(lambda: given)
+    ending = threading.Thread(target=client.close)
+    ending.start()
+    until(lambda: EntryKind.CLOSED in [entry.kind for entry in entries_of(store)])
+    go.set()
+    ending.join()
+    assert given[-1].size == len(entries_of(store))
+    assert verify(store, checkpoints=given).ok
+
+
 # --- where they go --------------------------------------------------------------------------------------------------
 
 

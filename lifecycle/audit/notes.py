@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Self, cast
 from lifecycle.errors import AuditError, ConfigError, UsageError
 
 if TYPE_CHECKING:
+    import asyncio
     from types import ModuleType
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -271,8 +272,8 @@ class Publisher:
         self._begins = (self._origin or DEFAULT_ORIGIN).encode()
         self._key = load_key(options.key) if options.key is not None else None
         self._last: str | None = None
-        self.busy = False
-        """True while one is being handed out."""
+        self.running: asyncio.Future[None] | None = None
+        """The last that was begun to be handed out, for whoever begins the next; see `lifecycle.journal`."""
         if isinstance(self._to, Path):
             try:
                 with _opened(self._to, self._begins):
@@ -288,17 +289,14 @@ class Publisher:
             OSError: The file can't be written.
             Exception: What the function raised.
         """
-        try:
-            note = make_note(tip.log, tip.size, tip.root, origin=self._origin, key=self._key)
-            if note.text == self._last:
-                return
-            if isinstance(self._to, Path):
-                _append(self._to, self._begins, f"{note}{_END.lstrip()}")
-            else:
-                self._to(str(note))
-            self._last = note.text
-        finally:
-            self.busy = False
+        note = make_note(tip.log, tip.size, tip.root, origin=self._origin, key=self._key)
+        if note.text == self._last:
+            return
+        if isinstance(self._to, Path):
+            _append(self._to, self._begins, f"{note}{_END.lstrip()}")
+        else:
+            self._to(str(note))
+        self._last = note.text
 
 
 def make_note(
