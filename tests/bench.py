@@ -420,7 +420,9 @@ def fill(store: Any, sessions: int) -> list[tuple[str, dict[str, Any]]]:
         records, rows = [], []
         for n in range(first, min(first + 250, sessions)):
             at = T0 + timedelta(seconds=n)
-            labels = {"team": rng.choice(["blue", "red"]), "run": f"r{n}", **({"rare": "x"} if n % 5000 == 7 else {})}
+            team = rng.choice(["blue", "red"])
+            labels = {"team": team, "run": f"r{n}", **({"rare": "x"} if n % 5000 == 7 else {})}
+            labels |= {"not": "red" if team == "blue" else "blue"}
             known = {"attachment_id": f"a{n}", "session_id": f"s{n}", "labels": labels, "steps": ()}
             known["adapter"] = rng.choice(["local", "remote", "memory"])
             opened = StepResult(step="open_backend", outcome=StepOutcome.DONE, ms=rng.lognormvariate(5.5, 0.6))
@@ -468,6 +470,7 @@ def fill(store: Any, sessions: int) -> list[tuple[str, dict[str, Any]]]:
         ("label, slower than 4000 ms", {"labels": {"team": "blue"}, "slower_than": 4000}),
         ("label, since", {"labels": {"team": "blue"}, "since": end - timedelta(hours=1)}),
         ("two labels", {"labels": {"team": "blue", "rare": "x"}}),
+        ("two common labels that never meet", {"labels": {"team": "blue", "not": "blue"}}),
         ("error, since", {"error": "StartFailed", "since": middle}),
         ("slower than 1000 ms, until", {"slower_than": 1000, "until": middle}),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import sqlite3
 import stat
@@ -22,13 +23,14 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from lifecycle.audit import StepOutcome, StepResult
+from lifecycle.audit import RecordKind, StepOutcome, StepResult
 from lifecycle.audit.query import Query
 from lifecycle.errors import ConfigError, StoreError
 from lifecycle.states import State
-from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file, sqlite_index
+from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file, sqlite_find, sqlite_index
 from lifecycle.stores.memory import MemoryStore
 from lifecycle.stores.sqlite import _UNFINISHED, APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
+from lifecycle.stores.sqlite_index import SEAL
 from lifecycle.testing.store_suite import ODD_TEXTS, T0, StoreSuite, a_claim, a_record, a_row, a_writer, the_end
 from lifecycle.testing.ways import in_threads
 
@@ -191,7 +193,9 @@ def test_a_newer_schema_is_refused(store, path):
     assert e.value.store == f"sqlite:///{path}"
 
 
-INDEXES = ("record_classes", "record_index", "labels", "record_labels", "record_blocks", "session_labels")
+INDEXES = (
+    "record_classes", "record_index", "labels", "record_labels", "record_blocks", "session_labels", "record_label_bits",
+)  # fmt: skip
 
 
 def without_index(db):
@@ -274,6 +278,93 @@ def test_a_record_that_cannot_be_read_does_not_keep_a_database_from_being_brough
         assert [number for number, _ in again.query(Query(kind="intent", labels={"team": "blue"}))] == [1]
         with pytest.raises(StoreError, match="record 2 "):
             again.query(Query(kind="commit"))
+
+
+ODD, EVEN, BOTH = {"odd": "x"}, {"even": "x"}, {"odd": "x", "even": "x"}
+MEET = (2_500, 2_501, 3_900)
+
+
+def crowded(n):
+    """A record of many, which carry one of two labels, and both in three places; most have a label of their own."""
+    labels = BOTH if n in MEET else ODD if n % 2 else EVEN
+    return a_record(n, n, at=T0 + timedelta(seconds=n), kind=RecordKind.COMMIT if n % 3 else RecordKind.HELD,
+                    labels={**labels, **({"own": str(n)} if n % 5 else {})})  # fmt: skip
+
+
+@pytest.fixture
+def crowd(store):
+    """A store with four thousand of them: three blocks are full, the fourth is not."""
+    for first in range(1, 4_001, 500):
+        store.write([crowded(n) for n in range(first, first + 500)], [])
+    return store
+
+
+def bits_in(path):
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT label, block, bits FROM record_label_bits ORDER BY 1, 2").fetchall()
+
+
+def test_labels_that_seldom_meet_are_found_where_they_do(crowd, path):
+    assert [block for label, block, _ in bits_in(path) if label == SEAL] == [0, 1, 2]
+    for _ in range(2):
+        assert [number for number, _ in crowd.query(Query(labels=BOTH))] == list(MEET)
+        assert [number for number, _ in crowd.query(Query(labels=BOTH), newest=True, limit=2)] == list(MEET[1:])
+        assert [number for number, _ in crowd.query(Query(labels=BOTH), after=MEET[0], limit=1)] == [MEET[1]]
+        assert [n for n, _ in crowd.query(Query(labels=BOTH, kind="held"))] == [n for n in MEET if n % 3 == 0]
+        since = T0 + timedelta(seconds=MEET[1])
+        assert [number for number, _ in crowd.query(Query(labels=BOTH, since=since))] == list(MEET[1:])
+        assert [number for number, _ in crowd.query(Query(labels={**BOTH, "own": "2501"}))] == [2_501]
+        assert crowd.query(Query(labels={**ODD, "own": "2"})) == []
+        assert [number for number, _ in crowd.query(Query(labels={**EVEN, "own": "2"}))] == [2]
+        with crowd._file.use() as db:  # as a process of an older version leaves it, which goes on writing
+            db.execute("DELETE FROM record_label_bits WHERE block = 2")
+
+
+def test_full_blocks_in_which_labels_do_not_meet_are_passed_over(crowd):
+    with crowd._file.use() as db:
+        numbers = [db.execute("SELECT label FROM labels WHERE key = ?", (key,)).fetchone()[0] for key in BOTH]
+        assert sqlite_find._meeting(db, numbers, 1) == [2, 3]  # that of the first two, and the one that is not full
+        assert sqlite_find._meeting(db, numbers, 3 * sqlite_index.BLOCK) == [3]
+
+
+def test_blocks_that_were_left_over_are_sealed_with_the_next(crowd, path):
+    sealed = bits_in(path)
+    with crowd._file.use() as db:
+        db.execute("DELETE FROM record_label_bits")
+    crowd.close()
+    with closing(SQLiteStore(path)) as again:
+        again.open()
+        again.write([crowded(n) for n in range(4_001, 4_101)], [])
+        assert [row for row in bits_in(path) if row[1] < 3] == sealed
+        assert [number for number, _ in again.query(Query(labels=BOTH))] == list(MEET)
+
+
+def test_a_database_of_schema_6_is_brought_up(crowd, path):
+    sealed = bits_in(path)
+    crowd.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE record_label_bits")
+        db.execute("PRAGMA user_version=6")
+    with closing(SQLiteStore(path)) as again:
+        again.open()
+        assert bits_in(path) == sealed
+        assert [number for number, _ in again.query(Query(labels=BOTH))] == list(MEET)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1024])
+def test_the_bits_of_a_block_come_back(count):
+    gather, places = sqlite_index._Bits(), random.Random(count).sample(range(sqlite_index.BLOCK), count)
+    for place in places:
+        gather.step(place)
+    stored = gather.finalize()
+    assert len(stored) == min(2 * count, 128)
+    assert sqlite_index.bits_of(stored) == sum(1 << place for place in places)
+
+
+def test_bits_of_blocks_that_were_taken_out_go_with_them(crowd, path):
+    assert crowd.prune({"w": 2_000}, [], after=0) == 2_000
+    assert {block for _, block, _ in bits_in(path)} == {1, 2}
+    assert [number for number, _ in crowd.query(Query(labels=BOTH))] == list(MEET)
 
 
 def test_what_a_refused_row_would_have_added_leads_no_later_record_astray(store, path):

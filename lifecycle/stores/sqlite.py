@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "SQLiteStore"]
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 """The version of the tables, kept in the file's ``user_version``."""
 
 APPLICATION_ID: Final = 0x6C696665
@@ -138,6 +138,7 @@ _UPGRADES: Final[Mapping[int, Sequence[str]]] = {
     3: _WRITERS,
     4: ("ALTER TABLE records ADD COLUMN hash BLOB", *_REGISTER, "DROP TRIGGER records_in_order", _IN_ORDER),
     5: (*sqlite_index.TABLES, *sqlite_index.FILL),
+    6: (*sqlite_index.BITS, *sqlite_index.FILL_BITS),
 }
 """What makes a database of a version into one of the next."""
 
@@ -197,6 +198,7 @@ _SCHEMA: Final = (
     *_WRITERS,
     *_REGISTER,
     *sqlite_index.TABLES,
+    *sqlite_index.BITS,
     f"PRAGMA application_id={APPLICATION_ID}",
     f"PRAGMA user_version={SCHEMA_VERSION}",
 )
@@ -500,6 +502,7 @@ class SQLiteStore:
     def _prepare(self, db: sqlite3.Connection) -> None:
         """Check whose database it is, and make its tables or bring them up. Changes nothing in anybody else's."""
         self._index.forget()
+        sqlite_index.functions(db)
         with _transaction(db, "DEFERRED"):  # one moment for all that is looked at
             if self._version(db) == SCHEMA_VERSION:
                 return

@@ -3,13 +3,14 @@
 Rule: a page costs about the same whether many records match, few or none, and is read at one moment, so that a caller
 who goes on behind it has missed none. Both functions need a transaction around them.
 
-Of several labels the rarest is gone through and the others are looked up, so two that are common and never come
-together cost a look at each record of one of them.
+Of several labels the rarest is gone through and the others are looked up, in the blocks in which all of them meet.
 """
 # ruff: noqa: S608 - statements are put together from texts of our own, and values are bound
 
 from __future__ import annotations
 
+import functools
+import operator
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ import orjson
 from lifecycle.audit.query import MOVES
 from lifecycle.states import State
 from lifecycle.stores.common import decode
-from lifecycle.stores.sqlite_index import BLOCK, iso, pace_of
+from lifecycle.stores.sqlite_index import BLOCK, SEAL, bits_of, iso, pace_of
 
 if TYPE_CHECKING:
     from lifecycle.audit.query import Query
@@ -45,6 +46,9 @@ _COUNTED: Final = 20_000
 """Records or sessions of a label that are counted, to begin with the label that has the fewest."""
 
 _LAST: Final = 2**63 - 1
+
+_BLOCKS: Final = "SELECT block FROM record_label_bits WHERE label = ? AND block >= ?"
+_BITS: Final = "SELECT block, bits FROM record_label_bits WHERE label = ? AND block >= ?"
 
 
 def find_records(
@@ -80,7 +84,7 @@ def _most(limit: int | None) -> int:
     return -1 if limit is None else min(limit, _LAST)
 
 
-def _statement(query: Query, table: str, *, newest: bool, more: Sequence[str] = ()) -> str:
+def _statement(query: Query, table: str, *, newest: bool, more: Sequence[str] = (), meeting: bool = False) -> str:
     """The question for the records of one class, of one label and class, or of all, in their order.
 
     Blocks are joined where a time or a slowest step is asked for: those that have no match are passed over.
@@ -95,6 +99,8 @@ def _statement(query: Query, table: str, *, newest: bool, more: Sequence[str] = 
         "slower_than": "b.slowest > :slower_than",
     }
     pruned = [text for name, text in of_blocks.items() if name in query.given]
+    if meeting:
+        pruned.append("+b.block IN (SELECT value FROM json_each(:blocks))")  # +: looked up, so that the order stays
     if pruned:
         tables.insert(0, "record_blocks AS b")
         orders.insert(0, f"b.block {order}")
@@ -153,7 +159,11 @@ def _of_classes(
             f"EXISTS (SELECT 1 FROM record_labels AS o WHERE o.label = :label{n} AND o.class = m.class AND o.id = m.id)"
             for n in range(len(labels) - 1)
         ]
-    sql = _statement(query, "record_labels" if labels else "record_index", newest=newest, more=more)
+    if len(labels) > 1:
+        values["blocks"] = orjson.dumps(_meeting(db, labels, values["low"])).decode()
+    sql = _statement(
+        query, "record_labels" if labels else "record_index", newest=newest, more=more, meeting=len(labels) > 1
+    )
     found: list[int] = []
     for class_ in _classes(db, query, values, of_label=bool(labels)):
         found += [number for (number,) in db.execute(sql, {**values, "class": class_})]
@@ -167,6 +177,20 @@ def _of_classes(
     return db.execute(
         "SELECT r.id, r.body FROM json_each(?) AS j CROSS JOIN records AS r WHERE r.id = j.value", (text,)
     ).fetchall()
+
+
+def _meeting(db: sqlite3.Connection, labels: Sequence[int], low: int) -> list[int]:
+    """The blocks, from that of the number `low` on, in which all labels may meet: those that are not full yet too."""
+    first = low // BLOCK
+    sealed = {block for (block,) in db.execute(_BLOCKS, (SEAL, first))}
+    bits = [dict(db.execute(_BITS, (label, first))) for label in labels]
+    meet = {
+        block
+        for block in set(bits[0]).intersection(*bits[1:])
+        if functools.reduce(operator.and_, (bits_of(of_label[block]) for of_label in bits))
+    }
+    (last,) = db.execute("SELECT coalesce(max(id), 0) FROM records").fetchone()
+    return [block for block in range(first, last // BLOCK + 1) if block in meet or block not in sealed]
 
 
 def _classes(db: sqlite3.Connection, query: Query, values: Mapping[str, Any], *, of_label: bool) -> list[int]:

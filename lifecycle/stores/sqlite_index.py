@@ -7,17 +7,19 @@ What most records have in common, such as their kind, cause and errors, comes in
 a *class*, and one index holds the records of each class in their order: whatever these filters ask for, it is a few
 classes, and a page is the first of each, merged. So a page costs the same whether many records match, few or none.
 Labels have the same index, once for each label. Times and the slowest steps are kept as the least and the most of each
-block of records, so that blocks without a match are passed over.
+block of records, so that blocks without a match are passed over. Which records of a block carry a label is kept as bits
+too, once the block is full: where several labels are asked for, blocks in which they do not meet are passed over.
 """
 # ruff: noqa: S608 - statements are put together from texts of our own, and values are bound
 
 from __future__ import annotations
 
 import sqlite3
+import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
 
@@ -27,7 +29,20 @@ if TYPE_CHECKING:
     from lifecycle.audit.record import Record
     from lifecycle.ports import SessionRow
 
-__all__ = ["BLOCK", "FILL", "TABLES", "Index", "iso", "pace_of", "prune"]
+__all__ = [
+    "BITS",
+    "BLOCK",
+    "FILL",
+    "FILL_BITS",
+    "SEAL",
+    "TABLES",
+    "Index",
+    "bits_of",
+    "functions",
+    "iso",
+    "pace_of",
+    "prune",
+]
 
 BLOCK: Final = 1024
 """Records in a block; part of the schema."""
@@ -77,6 +92,22 @@ TABLES: Final = (
     ) WITHOUT ROWID""",
 )
 """The tables, for a new database and for one that is brought up."""
+
+BITS: Final = (
+    """CREATE TABLE record_label_bits (
+        label INTEGER NOT NULL,
+        block INTEGER NOT NULL,
+        bits BLOB NOT NULL,
+        PRIMARY KEY (label, block)
+    ) WITHOUT ROWID""",
+)
+"""The table that came later."""
+
+SEAL: Final = 0
+"""In the place of a label: the bits of all labels in this block are there. A label that has none is on none of it."""
+
+_SEALED_AT_ONCE: Final = 8
+"""Blocks that are sealed in one transaction, where earlier ones were left over."""
 
 
 def _each(column: str) -> str:
@@ -130,6 +161,58 @@ FILL: Final = (
 )
 """What fills them from the records and sessions that are there."""
 
+FILL_BITS: Final = (
+    f"""INSERT INTO record_label_bits SELECT label, id / {BLOCK}, lifecycle_bits(id % {BLOCK}) FROM record_labels
+        WHERE id / {BLOCK} < (SELECT coalesce(max(id), 0) / {BLOCK} FROM records) GROUP BY label, id / {BLOCK}""",
+    f"""INSERT INTO record_label_bits SELECT {SEAL}, block, x'' FROM record_blocks
+        WHERE block < (SELECT coalesce(max(id), 0) / {BLOCK} FROM records)""",
+)
+"""What fills that from the others; needs `functions`."""
+
+_SEAL_BLOCK: Final = (
+    f"""INSERT INTO record_label_bits SELECT label, ?1, lifecycle_bits(records.id % {BLOCK})
+        FROM (SELECT id, CAST(body AS TEXT) AS body FROM records
+                WHERE id BETWEEN ?1 * {BLOCK} AND ?1 * {BLOCK} + {BLOCK - 1}) AS records,
+            json_each(CASE WHEN json_valid(body) THEN body ELSE '{{}}' END, '$.labels') AS given
+            JOIN labels ON labels.key = given.key AND labels.value = given.value
+        GROUP BY label""",
+    f"INSERT INTO record_label_bits VALUES ({SEAL}, ?1, x'')",
+)
+_LAST_SEALED: Final = f"SELECT max(block) FROM record_label_bits WHERE label = {SEAL}"
+
+
+class _Bits:
+    """Gathers the places of records in a block: two bytes for each while they are few, else a bit for each place."""
+
+    def __init__(self) -> None:
+        self._places: list[int] = []
+
+    def step(self, place: Any) -> None:  # noqa: ANN401 - as sqlite3 types it
+        self._places.append(int(place))
+
+    def finalize(self) -> bytes:
+        if len(self._places) * 2 < BLOCK // 8:
+            return struct.pack(f"<{len(self._places)}H", *self._places)
+        bits = 0
+        for place in self._places:
+            bits |= 1 << place
+        return bits.to_bytes(BLOCK // 8, "little")
+
+
+def bits_of(stored: bytes) -> int:
+    """The bits of a label in a block: bit N is the record N of the block."""
+    if len(stored) == BLOCK // 8:
+        return int.from_bytes(stored, "little")
+    bits = 0
+    for place in struct.unpack(f"<{len(stored) // 2}H", stored):
+        bits |= 1 << place
+    return bits
+
+
+def functions(db: sqlite3.Connection) -> None:
+    """Give a connection what the statements here call."""
+    db.create_aggregate("lifecycle_bits", 1, cast("Any", _Bits))  # typeshed has it that all of them give numbers
+
 
 def prune(ended: str) -> tuple[str, ...]:
     """What takes out the records in the table `gone`, and the sessions that `ended` tells; blocks stay, as bounds."""
@@ -137,6 +220,8 @@ def prune(ended: str) -> tuple[str, ...]:
         "DELETE FROM record_index WHERE id IN (SELECT id FROM gone)",
         "DELETE FROM record_labels WHERE id IN (SELECT id FROM gone)",
         f"DELETE FROM session_labels WHERE {ended}",
+        # Of blocks that are gone in part, the bits stay: they tell where to look, and nothing is found there.
+        f"DELETE FROM record_label_bits WHERE block < (SELECT min(id) / {BLOCK} FROM records)",
     )
 
 
@@ -179,11 +264,14 @@ class Index:
     def __init__(self) -> None:
         self._classes: dict[_Class, int] = {}
         self._labels: dict[_Label, int] = {}
+        self._sealed = -1
+        """The last block that this one knows to be sealed."""
 
     def forget(self) -> None:
         """Forget all numbers: the next connection may be to another file."""
         self._classes.clear()
         self._labels.clear()
+        self._sealed = -1
 
     def add(
         self, db: sqlite3.Connection, numbered: Iterable[tuple[int, str, Record]]
@@ -219,7 +307,19 @@ class Index:
         db.executemany("INSERT INTO record_index VALUES (?, ?, ?)", of_classes)
         db.executemany("INSERT INTO record_labels VALUES (?, ?, ?, ?)", of_labels)
         db.executemany(_ADD_BLOCK, blocks.values())
+        if blocks and max(blocks) > self._sealed + 1:
+            self._seal(db, max(blocks))
         return classes, labels
+
+    def _seal(self, db: sqlite3.Connection, current: int) -> None:
+        """Keep the bits of the blocks before `current`, which are full."""
+        (last,) = db.execute(_LAST_SEALED).fetchone()
+        first = last + 1 if last is not None else 0
+        for block in range(first, min(current, first + _SEALED_AT_ONCE)):
+            for statement in _SEAL_BLOCK:
+                db.execute(statement, (block,))
+            last = block
+        self._sealed = last if last is not None else -1
 
     def put(self, db: sqlite3.Connection, row: SessionRow, labels: str, created_at: str) -> dict[_Label, int]:
         """Take in the row of a session that is about to be put, in the transaction that puts it.
