@@ -323,8 +323,9 @@ def test_labels_that_seldom_meet_are_found_where_they_do(crowd, path):
 def test_full_blocks_in_which_labels_do_not_meet_are_passed_over(crowd):
     with crowd._file.use() as db:
         numbers = [db.execute("SELECT label FROM labels WHERE key = ?", (key,)).fetchone()[0] for key in BOTH]
-        assert sqlite_find._meeting(db, numbers, 1) == [2, 3]  # that of the first two, and the one that is not full
-        assert sqlite_find._meeting(db, numbers, 3 * sqlite_index.BLOCK) == [3]
+        # That of the first two, and the one that is not full.
+        assert sqlite_find._meeting(db, numbers, 1) == bytes([0, 0, 1, 1])
+        assert sqlite_find._meeting(db, numbers, 3 * sqlite_index.BLOCK) == bytes([0, 0, 0, 1])
 
 
 def test_blocks_that_were_left_over_are_sealed_with_the_next(crowd, path):
