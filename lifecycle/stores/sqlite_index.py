@@ -170,13 +170,13 @@ FILL_BITS: Final = (
 """What fills that from the others; needs `functions`."""
 
 _SEAL_BLOCK: Final = (
-    f"""INSERT INTO record_label_bits SELECT label, ?1, lifecycle_bits(records.id % {BLOCK})
+    f"""INSERT INTO record_label_bits SELECT label, :block, lifecycle_bits(records.id % {BLOCK})
         FROM (SELECT id, CAST(body AS TEXT) AS body FROM records
-                WHERE id BETWEEN ?1 * {BLOCK} AND ?1 * {BLOCK} + {BLOCK - 1}) AS records,
+                WHERE id BETWEEN :block * {BLOCK} AND :block * {BLOCK} + {BLOCK - 1}) AS records,
             json_each(CASE WHEN json_valid(body) THEN body ELSE '{{}}' END, '$.labels') AS given
             JOIN labels ON labels.key = given.key AND labels.value = given.value
         GROUP BY label""",
-    f"INSERT INTO record_label_bits VALUES ({SEAL}, ?1, x'')",
+    f"INSERT INTO record_label_bits VALUES ({SEAL}, :block, x'')",
 )
 _LAST_SEALED: Final = f"SELECT max(block) FROM record_label_bits WHERE label = {SEAL}"
 
@@ -317,7 +317,7 @@ class Index:
         first = last + 1 if last is not None else 0
         for block in range(first, min(current, first + _SEALED_AT_ONCE)):
             for statement in _SEAL_BLOCK:
-                db.execute(statement, (block,))
+                db.execute(statement, {"block": block})
             last = block
         self._sealed = last if last is not None else -1
 
