@@ -154,8 +154,8 @@ VERIFYING: Final = "lifecycle/audit/verifying.py"
 
 WEAKENINGS: Final = (
     Mutant("bytes are held against their hash", VERIFYING, "                    or hash_ != hash_kept\n", ""),
-    Mutant("a chain is followed", VERIFYING, '                    or told.get("prev") != chain.last\n', ""),
-    Mutant("no record is missing", VERIFYING, "                    or stored.writer_seq != chain.peaks.size + 1\n", ""),
+    Mutant("a chain is followed", VERIFYING, "                    or prev != chain.last\n", ""),
+    Mutant("no record is missing", VERIFYING, "                    or writer_seq != chain.peaks.size + 1\n", ""),
     Mutant(
         "columns say what records say", VERIFYING, "            if found != stored[1:10] or type", "            if type"
     ),

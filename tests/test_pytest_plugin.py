@@ -339,7 +339,8 @@ def test_a_test_that_leaves_a_session_active_fails_and_the_session_is_stopped(pr
     )
     done = project.run()
     assert done.counts == {"passed": 4, "failed": 1, "error": 4}, done.text
-    assert len(re.findall(r"left active: session [0-9a-f-]{36} on memory \(active\); stop what a test", done.text)) == 4
+    told = r"^left active: session [0-9a-f-]{36} on memory \(active\); stop what a test"
+    assert len(re.findall(told, done.text, re.MULTILINE)) == 4
     assert "the first trouble" in done.text
     assert "by abandoned" in done.text
 
@@ -364,6 +365,31 @@ def test_a_session_of_a_wider_fixture_is_no_leak(project):
         """,
     )
     assert project.run().counts == {"passed": 2}
+
+
+def test_what_a_test_is_marked_to_leave_is_no_leak(project):
+    project.put(
+        "test_it.py",
+        """
+        import pytest
+        from lifecycle import Client
+
+        client = Client(adapter="memory", store="memory:")
+
+        @pytest.mark.lifecycle_leaves
+        def test_one():
+            client.Session().start()
+
+        def test_two():
+            pass
+
+        def test_three():
+            client.Session().start()
+        """,
+    )
+    done = project.run("--strict-markers")
+    assert done.counts == {"passed": 3, "error": 1}
+    assert "ERROR at teardown of test_three" in done.text
 
 
 def test_a_session_from_before_the_tests_is_no_leak(project):

@@ -782,6 +782,7 @@ def test_nothing_is_asked_for_and_nothing_can_be(show: Any, pages: dict[str, Pat
     opened.open_all()
     assert opened.requests == [pages["some"].as_uri()]
     assert opened.trouble == []
+    site.requests.clear()  # those of other tests
     opened.page.evaluate(TRY_ALL, site.url)
     expected = {"connect-src", "img-src", "script-src-elem", "style-src-elem", "frame-src", "base-uri", "form-action"}
     expected |= {"font-src", "object-src", "style-src-attr", "script-src-attr"}

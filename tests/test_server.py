@@ -36,7 +36,7 @@ from lifecycle.states import CloseReason
 from lifecycle.stores import open_store
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lifecycle_leaves]  # the server has its sessions until the module is done
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 

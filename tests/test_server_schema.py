@@ -14,7 +14,7 @@ from server_rig import TOKEN, running, visiting
 from lifecycle.server import create_app
 from lifecycle_adapters.memory import MemoryAdapter
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lifecycle_leaves]  # the server has its sessions until the module is done
 
 EXAMPLES = 25
 ROUTES = {

@@ -14,6 +14,7 @@ What a run uses it for is in `lifecycle_pytest.run`; what is kept of a test that
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ _OURS = ("lifecycle_client", "lifecycle_session", "async_lifecycle_client", "asy
 _MARKERS = (
     "lifecycle_adapter(*names): run the test on these adapters only; on others it is skipped",
     "lifecycle_needs(*capabilities): skip the test on an adapter that lacks one of them, such as pages",
+    "lifecycle_leaves: sessions that the test starts may outlast it, as those of a server that all tests share do",
     "lifecycle_session(**options): options of the session that lifecycle_session starts",
 )
 _RUN = pytest.StashKey["Run"]()
@@ -126,7 +128,7 @@ def _run(config: pytest.Config) -> Run:
 def _used(item: pytest.Item) -> Run | None:
     """What watches the run, where this test or one before it has to do with the library."""
     uses = any(name in getattr(item, "fixturenames", ()) for name in _OURS)
-    marked = any(item.get_closest_marker(line.partition("(")[0]) for line in _MARKERS)
+    marked = any(item.get_closest_marker(re.split(r"\W", line)[0]) for line in _MARKERS)
     if uses or marked or "lifecycle.engine" in sys.modules:
         return _run(item.config)
     return None
@@ -158,7 +160,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
         yield
     finally:
         run = item.config.stash.get(_RUN, None)
-        left = run.left() if run is not None else None
+        left = run.left(item) if run is not None else None
     if left is not None:
         pytest.fail(left, pytrace=False)
 

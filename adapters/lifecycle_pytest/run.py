@@ -88,8 +88,11 @@ class Run:
         finally:
             self._kept |= _ids(active_sessions()) - before
 
-    def left(self) -> str | None:
-        """Stop what the test has left active; what to say of it."""
+    def left(self, item: pytest.Item) -> str | None:
+        """Stop what the test has left active, unless it may; what to say of it."""
+        if item.get_closest_marker("lifecycle_leaves"):
+            self._kept |= _ids(active_sessions())
+            return None
         return _stop(s for s in active_sessions() if s.attachment_id not in self._before | self._kept)
 
     def keep(self, item: pytest.Item, report: pytest.TestReport) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lifecycle.adapters import CAPABILITIES, adapter_names, find_adapter
-from lifecycle.cli.terminal import out, print_json
+from lifecycle.cli.terminal import print_json
 from lifecycle.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,14 +63,13 @@ def list_adapters(*, as_json: bool) -> None:
     if as_json:
         print_json([asdict(told) for told in found])
         return
-    console = out()
     for told in found:
-        console.print(f"{told.name}  ({told.origin or 'of no distribution'})", highlight=False)
+        print(f"{told.name}  ({told.origin or 'of no distribution'})")
         what = f"can't be used here: {told.error}" if told.error else ", ".join(told.capabilities or ["nothing more"])
-        console.print(f"    {what}", highlight=False)
-    console.print("\nWhat each capability stands for:", highlight=False)
+        print(f"    {what}")
+    print("\nWhat each capability stands for:")
     for name, meaning in CAPABILITIES.items():
-        console.print(f"    {name}: {meaning}", highlight=False)
+        print(f"    {name}: {meaning}")
 
 
 def check_adapter(name: str, *, lacks: Sequence[str], arguments: Sequence[str]) -> int:
