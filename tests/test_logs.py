@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
+import structlog
+
 from lifecycle import Client
 from lifecycle.engine import supervisor
 from lifecycle.logs import get_logger
@@ -61,3 +63,22 @@ def test_an_error_in_a_callback_of_the_supervisor_is_logged_there_too() -> None:
     assert thread == "lifecycle-log"
     assert "ValueError: planted" in text
     logging.getLogger("lifecycle.loops").removeHandler(handler)
+
+
+def test_what_the_host_has_bound_is_in_the_events_of_its_sessions():
+    seen = []
+
+    def keep(_logger, _method, event):
+        seen.append(event)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, keep])
+    try:
+        with Client(adapter="memory", store="memory:") as client:
+            for request in ("one", "two"):
+                with structlog.contextvars.bound_contextvars(request=request), client.Session():
+                    pass
+    finally:
+        structlog.reset_defaults()
+    told = {request: [e["event"] for e in seen if e.get("request") == request] for request in ("one", "two")}
+    assert told["one"] == told["two"] == ["lifecycle.intent", "lifecycle.commit"] * 2
