@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
+import children
 import pytest
 from foreign_browser import Foreign
 from server_rig import remote, running
@@ -21,13 +21,7 @@ REMOTE = ALL_OPTIONS - {"profile", "downloads"} | {"pages", "cookies", "attach",
 
 def browsers() -> int:
     """Chromiums that this process has started and that have not ended."""
-    found = 0
-    for task in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for pid in task.read_text().split():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    found += b"--remote-debugging-pipe" in Path("/proc", pid, "cmdline").read_bytes()
-    return found
+    return children.running(b"--remote-debugging-pipe")
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-from pathlib import Path
 
+import children
 import pytest
 
 from lifecycle import Client, StartFailed
@@ -26,13 +25,7 @@ def the_adapter():
 
 def alive(_adapter):
     """Browsers that this process has started."""
-    found = 0
-    for task in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for pid in task.read_text().split():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    found += b"/example-" in Path("/proc", pid, "cmdline").read_bytes()
-    return found
+    return children.running(b"/example-")
 
 
 TestExample = adapter_contract(the_adapter, declares={"pages", "cdp", "cookies"}, alive=alive)
