@@ -288,14 +288,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", metavar="N/OF", help="of every OF tests that are chosen, the N-th only")
 
 
-def _part_of(items: list[pytest.Item], text: str) -> list[pytest.Item]:
+def _part_of(text: str) -> slice:
     try:
         number, of = map(int, text.split("/"))
     except ValueError:
         number, of = 0, 0
     if not 1 <= number <= of:
         raise pytest.UsageError(f"--part {text}: give it as 1/2 for the first half of the tests, 2/2 for the other")
-    return items[number - 1 :: of]
+    return slice(number - 1, None, of)
 
 
 # --- what was shown -----------------------------------------------------------------------------------------------
@@ -328,9 +328,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("no_cover")
     yield  # -k and -m choose here
     if part := config.getoption("part"):
-        chosen = _part_of(items, part)
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
-        items[:] = chosen
+        chosen = _part_of(part)
+        rest = [*items]
+        del rest[chosen]
+        config.hook.pytest_deselected(items=rest)
+        items[:] = items[chosen]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
