@@ -1,7 +1,7 @@
 """An adapter in front of another, of which one call fails or is cancelled where a test says.
 
-Rule: it strikes once, and passes everything else on as it is. A cancellation is a real one: the call runs in a task of
-its own, which is cancelled while it waits, so what the call itself waits for is cancelled as well.
+Rule: it strikes as often as it is told, and passes everything else on as it is. A cancellation is a real one: the call
+runs in a task of its own, which is cancelled while it waits, so what the call itself waits for is cancelled as well.
 """
 # ruff: noqa: ANN401 - it stands for adapters and backends of any kind
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from lifecycle.errors import StartFailed
 
@@ -22,6 +22,8 @@ __all__ = ["Strike", "StruckAdapter"]
 
 T = TypeVar("T")
 
+_STRUCK: Final = "struck by a test"
+
 
 class Strike:
     """What is struck, and how.
@@ -30,18 +32,16 @@ class Strike:
         method: A method of `Adapter` or `Backend`, such as ``open`` or ``release``.
         wait: The call is cancelled while it waits for this time, counted from 1; None: it fails, before it begins.
         times: So many calls are struck, one after the other.
-        error: What a call raises that fails.
 
     Attributes:
         struck: How many calls were.
     """
 
-    def __init__(self, method: str, *, wait: int | None = None, times: int = 1, error: Exception | None = None) -> None:
+    def __init__(self, method: str, *, wait: int | None = None, times: int = 1) -> None:
         self.method = method
         self.struck = 0
         self._wait = wait
         self._times = times
-        self._error = error if error is not None else OSError("struck by a test")
 
     async def through(self, method: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Make a call, or strike it."""
@@ -49,7 +49,7 @@ class Strike:
             return await call(*args)
         if self._wait is None:
             self.struck += 1
-            raise self._error
+            raise OSError(_STRUCK)
         task = asyncio.get_running_loop().create_task(self._counted(_begun(call, args)))
         try:
             return await task
@@ -58,7 +58,7 @@ class Strike:
                 task.cancel()
                 raise  # whoever made the call was cancelled
             # As a backend says it whose own work was given up.
-            raise (StartFailed("struck by a test") if method in ("open", "connect") else self._error) from None
+            raise (StartFailed if method in ("open", "connect") else OSError)(_STRUCK) from None
 
     async def _counted(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
