@@ -100,6 +100,7 @@ def test_a_viewer_follows_the_tab_that_it_chose_and_goes_on_when_that_is_closed(
     with client.Session() as session:
         session.page.goto("data:text/html,<title>first</title>")
         with watching(session) as socket:
+            until(socket, lambda t: t.get("tab"))  # it shows the first, or it would take to the second by itself
             other = session.page.context.new_page()
             other.goto("data:text/html,<title>second</title>")
             told = until(socket, lambda t: {tab["title"] for tab in t.get("tabs", [])} == {"first", "second"})
