@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -684,14 +685,18 @@ def test_a_session_that_ends_fails_the_tests_that_need_it(beside, fixture, body,
 
 
 def test_ctrl_c_stops_the_session_of_the_run(beside):
-    beside.put("test_it.py", "def test_it(page):\n    print('ready', flush=True)\n    page.wait_for_timeout(60_000)\n")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", "-p", "no:schemathesis"]
-    with subprocess.Popen(command, cwd=beside.folder, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if "ready" in line:
+    """It strikes while Playwright waits for an answer: in the middle of a message of its own it can't go on."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        beside.put("test_it.py", f"def test_it(page):\n    page.goto({url!r}, timeout=60_000)\n")
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:schemathesis"]
+        with subprocess.Popen(command, cwd=beside.folder, stdout=subprocess.PIPE, text=True) as process:
+            silent.settimeout(60)
+            asked, _ = silent.accept()
+            with asked:
+                assert asked.recv(1)
                 process.send_signal(signal.SIGINT)
-                break
-        process.stdout.read()
+                process.stdout.read()
     assert process.returncode == pytest.ExitCode.INTERRUPTED
     assert ends(beside) == [("closed", "manual")]
 
