@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, TypeVarTuple, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from lifecycle.audit import Record
 from lifecycle.states import CloseReason, State
@@ -575,6 +575,24 @@ class SessionRow:
     control: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> SessionRow:
+        """The row of values as they were kept: its state, its reason and its times may be texts.
+
+        Raises:
+            ValueError: One of them is none that this version reads.
+            TypeError: There are others, or too few.
+        """
+        known: dict[str, Any] = {n: datetime.fromisoformat(values[n]) for n in ROW_TIMES if isinstance(values[n], str)}
+        known |= {"state": State(values["state"]), "released": bool(values["released"])}
+        if values["close_reason"] is not None:
+            known["close_reason"] = CloseReason(values["close_reason"])
+        return cls(**{**values, **known})
+
+
+ROW_TIMES: Final = ("created_at", "closed_at", "last_accessed_at", "held_until")
+"""The times in a `SessionRow`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -659,6 +677,9 @@ class Store(Protocol):
     """Where records and ledger rows are kept, and the register that proves them (`lifecycle.audit.register`).
 
     All methods block and are called from one worker thread at a time; none is called on an event loop.
+
+    It may have an attribute more. ``skew: float | None``, for one with a clock of its own: the seconds by which that
+    was ahead of this host's when they were compared last. Each record says it.
     """
 
     @property

@@ -12,13 +12,12 @@ import tempfile
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from lifecycle.audit import Record
 from lifecycle.ports import SessionRow, Writer
-from lifecycle.states import CloseReason, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +26,6 @@ __all__ = ["Spilled", "keep", "kept", "read"]
 
 _NAME: Final = "lifecycle-records-{}.jsonl"
 _RECORD: Final = b'{"record":'
-_TIMES: Final = ("created_at", "closed_at", "last_accessed_at", "held_until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +111,8 @@ def read(path: Path) -> Spilled:
             writer=writer,
             # Cut out and not made anew: their bytes are what hashes were taken of.
             records=[Record.from_json(line[len(_RECORD) : -1]) for line in raw if line.startswith(_RECORD)],
-            rows=[_row(line["row"]) for line in lines],
+            rows=[SessionRow.of(line["row"]) for line in lines],
         )
     except (KeyError, TypeError) as e:
         msg = f"{path} is no rescue file: {type(e).__name__}: {e}"
         raise ValueError(msg) from e
-
-
-def _row(values: dict[str, Any]) -> SessionRow:
-    values.update(
-        state=State(values["state"]),
-        close_reason=CloseReason(values["close_reason"]) if values["close_reason"] is not None else None,
-        **{n: datetime.fromisoformat(values[n]) for n in _TIMES if values[n] is not None},
-    )
-    return SessionRow(**values)

@@ -6,20 +6,31 @@ Rule: two stores answer the same call with the same result or the same error, so
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from lifecycle.audit import Record
 from lifecycle.errors import ConfigError, StoreError
+from lifecycle.ports import SessionRow
 from lifecycle.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lifecycle.ports import SessionRow, Store
+    from lifecycle.ports import Store
 
-__all__ = ["all_rows", "check_page", "check_rows", "decode", "encode", "is_unfinished", "kept_hash", "refused"]
+__all__ = [
+    "all_rows",
+    "check_page",
+    "check_rows",
+    "decode",
+    "encode",
+    "is_unfinished",
+    "kept_hash",
+    "refused",
+    "row_of",
+]
 
 
 _PAGE: Final = 1000
@@ -64,6 +75,15 @@ def encode(records: Sequence[Record], *, store: str) -> list[bytes]:
         except (TypeError, ValueError) as e:
             raise refused(record, f"it can't be written as JSON ({e})", store=store) from e
     return bodies
+
+
+def row_of(values: dict[str, Any]) -> SessionRow:
+    """The ledger row of the columns that a store keeps; labels and facts are JSON in them.
+
+    Raises:
+        ValueError: One of them is none that this version reads.
+    """
+    return SessionRow.of({**values, **{name: orjson.loads(values[name]) for name in ("labels", "facts")}})
 
 
 def kept_hash(record: Record) -> bytes | None:

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from lifecycle.audit.merkle import leaf_hash
-from lifecycle.ports import Claim, SessionRow, Stored, Writer
-from lifecycle.states import CloseReason, State
+from lifecycle.ports import ROW_TIMES, Claim, SessionRow, Stored, Writer
 from lifecycle.stores import sqlite_index
-from lifecycle.stores.common import check_page, check_rows, decode, encode, kept_hash, refused
+from lifecycle.stores.common import check_page, check_rows, decode, encode, kept_hash, refused, row_of
 from lifecycle.stores.sqlite_file import SQLiteFile
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from lifecycle.audit import Record
     from lifecycle.audit.query import Query
+    from lifecycle.states import State
 
 __all__ = ["SCHEMA_VERSION", "SQLiteStore"]
 
@@ -220,7 +220,6 @@ _RENEW: Final = f"INSERT OR REPLACE INTO writers ({', '.join(_WRITER)}) VALUES (
 _OPEN: Final = f"SELECT attachment_id, {', '.join(_WRITER)} FROM open_attachments JOIN writers USING (writer)"  # noqa: S608
 _COLUMNS: Final = tuple(f.name for f in fields(SessionRow))
 _LABELS, _CREATED = _COLUMNS.index("labels"), _COLUMNS.index("created_at")
-_TIMES: Final = ("created_at", "closed_at", "last_accessed_at", "held_until")
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
 _PUT: Final = (
     f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
@@ -533,18 +532,10 @@ class SQLiteStore:
     def _to_row(self, found: tuple[Any, ...]) -> SessionRow:
         values = dict(zip(_COLUMNS, found, strict=True))
         try:
-            values.update(
-                state=State(values["state"]),
-                released=bool(values["released"]),
-                close_reason=CloseReason(values["close_reason"]) if values["close_reason"] is not None else None,
-                labels=orjson.loads(values["labels"]),
-                facts=orjson.loads(values["facts"]),
-                **{n: datetime.fromisoformat(values[n]) for n in _TIMES if values[n] is not None},
-            )
+            return row_of(values)
         except ValueError as e:
             what = f"the row of session {values['session_id']} can't be read ({e})"
             raise self._file.error(what, "read it with the version of lifecycle that wrote it") from e
-        return SessionRow(**values)
 
 
 def _enter(db: sqlite3.Connection, entries: Sequence[tuple[str | None, bytes]], after: int) -> bool:
@@ -573,7 +564,7 @@ def _to_columns(row: SessionRow) -> tuple[Any, ...]:
     values = {name: getattr(row, name) for name in _COLUMNS}
     for name in ("labels", "facts"):
         values[name] = orjson.dumps(dict(values[name]), option=orjson.OPT_SORT_KEYS).decode()
-    for name in _TIMES:
+    for name in ROW_TIMES:
         if values[name] is not None:
             values[name] = sqlite_index.iso(values[name])
     return tuple(values.values())
