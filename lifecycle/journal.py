@@ -44,6 +44,9 @@ CHECKPOINT_SECONDS: Final = 60.0
 CHECKPOINT_RECORDS: Final = 1000
 """... and after so many records."""
 
+SKEW_SECONDS: Final = 1.0
+"""Clocks of the store and of this host that are further apart are told of."""
+
 PUBLISH_SECONDS: Final = 10.0
 """How long a checkpoint may take to be handed out before nobody waits for it any more."""
 
@@ -115,6 +118,8 @@ class Journal:
         self._damage: ChainBroken | None = None
         self._checkpointed: float | None = None
         """When the last checkpoint was handed out, or what it must cover was written first; monotonic seconds."""
+        self._skewed = False
+        """True while the clocks of the store and of this host are apart, which has been told of."""
         self._covered = 0
         """The last number that the register covers."""
         self._due = asyncio.Event()
@@ -136,6 +141,7 @@ class Journal:
             prev=self._last,
             at=self._clock.utcnow(),
             offset=round(self._clock.monotonic() - self._began, 6),
+            skew=self.skew(),
             pid=os.getpid(),
             host=host_name(),
             library=self._version,
@@ -189,6 +195,10 @@ class Journal:
     def refused(self) -> int:
         """How many records the store has refused so far and not taken yet; they are in a rescue file. Any thread."""
         return sum(len(p.records) for p in self._stuck)
+
+    def skew(self) -> float | None:
+        """Seconds by which the store's clock is ahead of this host's; None where it has none. Any thread."""
+        return getattr(self.store, "skew", None)
 
     def checkpoint_age(self) -> float | None:
         """Seconds since the last checkpoint was handed out, or the first write; None before that. Any thread."""
@@ -347,6 +357,7 @@ class Journal:
                         self._on_trouble("lifecycle.rescue_file_left", path=str(self._rescue), error=type(e).__name__)
                     self._rescue = None
                 self._tell_of(late, [*records, *(r for p in self._queue for r in p.records)])
+                self._tell_of_skew()
             else:
                 self._stuck = group
                 spilled = Spilled(self.store.url, self._me(), records, list(rows.values()))
@@ -367,6 +378,13 @@ class Journal:
             last = {r.attachment_id: r for r in told}
             for attachment_id, number in Counter(r.attachment_id for r in late).items():
                 self._on_late(last[attachment_id], number)
+
+    def _tell_of_skew(self) -> None:
+        skew = self.skew()
+        skewed = skew is not None and abs(skew) > SKEW_SECONDS
+        if skewed and not self._skewed:
+            self._on_trouble("lifecycle.clock_skew", store=self.store.url, seconds=skew)
+        self._skewed = skewed
 
     def late(self, last: Record, number: int, *, attachment_seq: int) -> Record:
         """A record that says of an attachment that `number` of its records were written late, out of a rescue file."""

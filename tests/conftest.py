@@ -29,6 +29,7 @@ pytest.register_assert_rewrite("lifecycle.testing.contract", "lifecycle.testing.
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from postgres_rig import Server as Postgres
     from structlog.typing import EventDict
 
     from lifecycle.testing.ways import Way
@@ -257,6 +258,19 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     request.config.stash[SITE] = server
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, for the whole run; its database `made` has the tables of a store."""
+    from postgres_rig import server
+
+    from lifecycle.stores.postgres import PostgresStore
+
+    with server() as made:
+        made.ask("CREATE DATABASE made")
+        assert PostgresStore(made.url("made")).make()
+        yield made
 
 
 # --- both clients -------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ records = st.builds(
     library=text,
     table=count,
     prev=text,
+    skew=st.none() | seconds,
 )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def test_a_record_comes_back_equal_and_with_its_types(record):
     assert all(type(step.outcome) is StepOutcome for step in back.steps)
     assert json.loads(raw) == orjson.loads(raw)  # JSON for everybody, not only for the one that wrote it
     assert rfc8785.dumps(json.loads(raw, parse_int=exact)) == raw
-    assert sorted(json.loads(raw)) == sorted(FIELDS)
+    assert sorted(json.loads(raw)) == sorted(f for f in FIELDS if f != "skew" or record.skew is not None)
 
 
 @given(records, st.randoms())
@@ -168,6 +169,15 @@ def test_a_record_of_the_first_schema_is_read_and_its_bytes_kept():
     assert record.to_json() == raw
     with pytest.raises(ValueError, match="writes records of schema 2 and not 1"):
         dataclasses.replace(record, note="another").to_json()
+
+
+def test_the_time_of_a_store_with_a_clock_is_in_the_record_and_no_other():
+    record = a_record(skew=-600.0)
+    assert b'"session_id":"s","skew":-600,"source":' in record.to_json()
+    assert Record.from_json(record.to_json()).skew == -600.0
+    assert b"skew" not in a_record().to_json()
+    with pytest.raises(ValueError, match="no time that is measured"):
+        a_record(skew=float("nan")).to_json()
 
 
 @given(

@@ -28,6 +28,7 @@ from lifecycle.errors import ConfigError, InvalidTransition
 from lifecycle.otel import instrument
 from lifecycle.otel.meters import SECONDS, Meters
 from lifecycle.otel.watch import Watch
+from lifecycle.stores.memory import MemoryStore
 from lifecycle.testing import ManualClock
 from lifecycle_adapters.memory import Fault, MemoryAdapter
 
@@ -382,6 +383,17 @@ def checkpoint(client):
         await core.journal.checkpoint()
 
     core.supervisor.call(work)
+
+
+def test_by_how_much_the_clocks_of_stores_are_apart(told):
+    stores = [MemoryStore(), MemoryStore(), MemoryStore()]
+    with Client(adapter="memory", store=stores[0]) as one, Client(adapter="memory", store=stores[1]) as two:
+        told.instrument(one)
+        assert told.values("lifecycle.clock.skew") == {}, "it has no clock of its own"
+        stores[0].skew, stores[1].skew = 0.25, -3.5
+        assert told.values("lifecycle.clock.skew") == {(): 0.25}
+        told.instrument(two)
+        assert told.values("lifecycle.clock.skew") == {(): -3.5}, "the largest"
 
 
 def test_the_age_of_the_last_checkpoint(told):

@@ -1098,7 +1098,7 @@ def test_nothing_waits_for_ever_for_a_fork_that_was_struck_by_a_signal(store, mo
         ("sqlite:///x.db?mode=ro", "without parameters"),
         ("sqlite:///x\0.db", "plain path"),
         ("sqlite:///no/such/folder/x.db", "does not exist"),
-        ("postgresql://user:secret@host/db", "PostgreSQL comes with a later version"),
+        ("postgresql:x", "known: memory:"),
         ("mysql://user:secret@host/db", "known: memory:"),
         ("host=h password=secret", "known: memory:"),
         (7, "an object with the methods open, write"),

@@ -128,6 +128,8 @@ class Record:
         adapter: Name of the adapter.
         at: Time of the record, UTC.
         offset: Seconds of monotonic time since the writer began.
+        skew: Seconds by which the clock of the store was ahead of the host's when they were compared last, so that the
+            store's time of the record is `at` and these; None for a store without a clock of its own.
         event: The event.
         source: The state before.
         dest: The state the edge leads to; the same as `source` where none is taken.
@@ -180,6 +182,7 @@ class Record:
     table: int = TABLE_VERSION
     schema: int = SCHEMA_VERSION
     prev: str = FIRST
+    skew: float | None = None
     _body: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -243,6 +246,7 @@ class Record:
                 "principal": self.principal,
                 "schema": self.schema,
                 "session_id": self.session_id,
+                **({"skew": _measured(self.skew)} if self.skew is not None else {}),
                 "source": self.source,
                 "steps": [
                     {
@@ -289,6 +293,7 @@ class Record:
                     StepResult(**{**s, "outcome": StepOutcome(s["outcome"]), "ms": float(s["ms"])}) for s in d["steps"]
                 ),
                 offset=float(d["offset"]),
+                skew=float(d["skew"]) if d.get("skew") is not None else None,
             )
             record = cls(**d)
             wrong = [name for name in _TEXTS if type(d[name]) is not str]

@@ -48,7 +48,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="The store: sqlite:///FILE, with four slashes for an absolute path. "
+        help="The store: sqlite:///FILE, with four slashes for an absolute path, or postgresql://USER@HOST/DATABASE. "
         "By default LIFECYCLE_STORE, else a file in your state folder.",
     ),
 ]
@@ -123,6 +123,11 @@ audit = _app(
 )
 app.add_typer(sessions, name="sessions")
 app.add_typer(audit, name="audit")
+stores = _app(
+    "Make a store, bring it up, and tell how it stands.\n\n"
+    "PostgreSQL needs it once. A file is made by whoever opens it."
+)
+app.add_typer(stores, name="store")
 adapters = _app("List the adapters that are installed, and check one.\n\nAn adapter is what runs the browsers.")
 app.add_typer(adapters, name="adapters")
 
@@ -801,6 +806,57 @@ def diagram(
         _exit(check_diagrams(folder if write is None else write))
     if write is None:
         print_diagram(format_)
+
+
+StoreArgument = Annotated[
+    str | None, typer.Argument(metavar="URL", help="The store, as for --store elsewhere. By default LIFECYCLE_STORE.")
+]
+RolesOption = Annotated[
+    bool, typer.Option("--roles/--no-roles", help="Make the roles of writers, pruners and readers, with their rights.")
+]
+
+
+@stores.command(
+    "init",
+    epilog=_examples(
+        "lifecycle store init postgresql://admin@db.internal/sessions",
+        "lifecycle store init --print-sql | psql sessions",
+    ),
+)
+def store_init(
+    url: StoreArgument = None,
+    roles: RolesOption = True,
+    print_sql: Annotated[
+        bool, typer.Option("--print-sql", help="Print what would be done in PostgreSQL, and do nothing.")
+    ] = False,
+) -> None:
+    """Make the tables of a store, where there are none yet.
+
+    In PostgreSQL they lie in a schema of their own, named lifecycle. The user needs the right to make that, and for
+    the roles the right to make roles.
+    """
+    from lifecycle.cli.storing import init_store  # noqa: PLC0415
+
+    init_store(url, roles=roles, print_sql=print_sql)
+
+
+@stores.command("upgrade", epilog=_examples("lifecycle store upgrade postgresql://admin@db.internal/sessions"))
+def store_upgrade(url: StoreArgument = None, roles: RolesOption = True) -> None:
+    """Bring the tables of a store to this version.
+
+    Programs of the version before go on meanwhile and afterwards: bring up the store first, and then the programs.
+    """
+    from lifecycle.cli.storing import upgrade_store  # noqa: PLC0415
+
+    upgrade_store(url, roles=roles)
+
+
+@stores.command("show", epilog=_examples("lifecycle store show", "lifecycle store show --json"))
+def store_show(url: StoreArgument = None, as_json: JsonOption = False) -> None:
+    """Tell how a store stands, and how far its clock is from that of this machine."""
+    from lifecycle.cli.storing import show_store  # noqa: PLC0415
+
+    show_store(url, as_json=as_json)
 
 
 @adapters.command("list", epilog=_examples("lifecycle adapters list", "lifecycle adapters list --json"))

@@ -161,10 +161,12 @@ def _display() -> Finding:
 
 def _store() -> Finding:
     chosen = os.environ.get(ENVIRONMENT)
-    place = f"{chosen} (from {ENVIRONMENT})" if chosen else f"sqlite:///{default_path()}"
+    place = f"sqlite:///{default_path()}"
     try:
         if chosen:
-            open_store(chosen).close()
+            opened = open_store(chosen)
+            opened.close()
+            place = f"{opened.url} (from {ENVIRONMENT})"  # which has no password in it
         elif not _can_write(default_path()):
             way_out = f"mend its rights, or set {ENVIRONMENT}=sqlite:///FILE"
             return Finding(name="store", verdict="note", found=f"{place} can't be written to", way_out=way_out)

@@ -22,6 +22,8 @@ metric                                  kind, unit                 attributes, e
 ``lifecycle.checkpoint.age``            gauge, seconds             -; of several logs the oldest
 ``lifecycle.spool.depth``               gauge                      -; records that the store refused and that are kept
                                                                    in a rescue file
+``lifecycle.clock.skew``                gauge, seconds             -; by which the clock of the log's store is ahead of
+                                                                   this host's, if it has one; the largest of several
 ``lifecycle.telemetry.dropped``         counter                    -; records that were dropped
 ======================================  =========================  =================================================
 

@@ -79,6 +79,12 @@ class Meters:
             unit="{record}",
             description="Records that the store refused, kept in a rescue file",
         )
+        meter.create_observable_gauge(
+            "lifecycle.clock.skew",
+            [self._skew],
+            unit="s",
+            description="Time by which the clock of the log's store is ahead of this host's",
+        )
         meter.create_observable_counter(
             "lifecycle.telemetry.dropped",
             [lambda _: [Observation(self.dropped)]],
@@ -137,6 +143,10 @@ class Meters:
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
         ages = [age for watch in self._here() if (age := watch.journal.checkpoint_age()) is not None]
         return [Observation(max(ages))] if ages else []
+
+    def _skew(self, _: CallbackOptions) -> Iterable[Observation]:
+        skews = [skew for watch in self._here() if (skew := watch.journal.skew()) is not None]
+        return [Observation(max(skews, key=abs))] if skews else []
 
     def _depth(self, _: CallbackOptions) -> Iterable[Observation]:
         left = [journal for pid, journal in list(self._left) if pid == os.getpid()]

@@ -83,7 +83,9 @@ def open_store(spec: str | Store | None) -> Store:
     try:
         store.open()
     except StoreError as e:
-        shown = f"{chosen} (from {ENVIRONMENT})" if chosen else spec if isinstance(spec, str) else store.url
+        named = spec if isinstance(spec, str) else chosen
+        shown = named if named and named == _without_secrets(named) else store.url
+        shown = f"{shown} (from {ENVIRONMENT})" if chosen else shown
         raise ConfigError(option="store", value=shown, allowed=f"a store that can be opened: {e}") from e
     return store
 
@@ -110,9 +112,8 @@ def _open_default(store: Store) -> Store:
 
 def _parse(spec: str) -> Store:
     scheme, colon, rest = spec.partition(":")
-    if scheme in ("postgresql", "postgres") and colon:
-        allowed = "memory: or sqlite:///PATH; PostgreSQL comes with a later version"
-        raise ConfigError(option="store", value=_without_secrets(spec), allowed=allowed)
+    if scheme in ("postgresql", "postgres") and rest.startswith("//"):
+        return _postgres(spec)
     if spec == "memory:":
         from lifecycle.stores.memory import MemoryStore  # noqa: PLC0415 - load only the store that is used
 
@@ -126,6 +127,17 @@ def _parse(spec: str) -> Store:
     else:
         hint = nearest(f"{scheme}:", ("memory:", "sqlite:", "postgresql:")).partition("known:")[0]
     raise ConfigError(option="store", value=_without_secrets(spec), allowed=f"{hint}known: {', '.join(_FORMS)}")
+
+
+def _postgres(spec: str) -> Store:
+    try:
+        from lifecycle.stores.postgres import PostgresStore  # noqa: PLC0415 - load only the store that is used
+    except ModuleNotFoundError as e:
+        if e.name != "psycopg":
+            raise
+        allowed = "PostgreSQL with its extra: pip install 'session-lifecycle[postgres]'"
+        raise ConfigError(option="store", value=_without_secrets(spec), allowed=allowed) from None
+    return PostgresStore(spec)
 
 
 def _sqlite_path(spec: str, rest: str) -> Path:
