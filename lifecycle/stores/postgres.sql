@@ -58,7 +58,16 @@ CREATE UNIQUE INDEX one_end_of_an_attachment ON records (attachment_id) WHERE te
 CREATE INDEX records_of_session ON records (session_id, id) WHERE session_id IS NOT NULL;
 CREATE INDEX records_of_class ON records (class, id);
 CREATE INDEX records_with_label ON records USING gin (labels);
-CREATE INDEX records_by_time ON records USING brin (at) WITH (pages_per_range = 16, autosummarize = on);
+
+-- Times of records, which are nearly in the order of their numbers, for each block of 1024 numbers and each writer: no
+-- two writers change one row of it. By these a span of time is one of numbers.
+CREATE TABLE record_blocks (
+    block bigint NOT NULL,
+    writer text COLLATE "C" NOT NULL,
+    earliest timestamptz NOT NULL,
+    latest timestamptz NOT NULL,
+    PRIMARY KEY (block, writer)
+) WITH (fillfactor = 50);
 
 CREATE TABLE register (
     seq bigint PRIMARY KEY,
@@ -133,18 +142,23 @@ CREATE TABLE open_attachments (attachment_id text COLLATE "C" PRIMARY KEY, write
 -- While a transaction adds records, it holds a lock that carries the number of its process, which nobody else takes
 -- for writing. Who reads records by their number waits for those who hold one: see settled(). It is taken before the
 -- record gets its number.
-CREATE FUNCTION add_in_order() RETURNS trigger LANGUAGE plpgsql SET search_path = lifecycle, pg_temp AS $$
+--
+-- The last of a sequence is asked for by ORDER BY and LIMIT: a plan for max() that is made while the table is empty goes
+-- through all records of the writer, and is kept.
+CREATE FUNCTION add_in_order() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = lifecycle, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(1818846821, pg_backend_pid());
     IF NEW.writer_seq IS DISTINCT FROM 1 + coalesce(
-        (SELECT max(writer_seq) FROM records WHERE writer = NEW.writer),
+        (SELECT writer_seq FROM records WHERE writer = NEW.writer ORDER BY writer_seq DESC LIMIT 1),
         (SELECT seq FROM pruned WHERE what = 'writer' AND id = NEW.writer), 0)
     THEN
         RAISE EXCEPTION 'a gap or a repeat in the writer''s sequence'
             USING ERRCODE = 'LC001', DETAIL = format('%s %s', NEW.writer_seq, NEW.writer);
     END IF;
     IF NEW.attachment_seq IS DISTINCT FROM 1 + coalesce(
-        (SELECT max(attachment_seq) FROM records WHERE attachment_id = NEW.attachment_id),
+        (SELECT attachment_seq FROM records WHERE attachment_id = NEW.attachment_id
+            ORDER BY attachment_seq DESC LIMIT 1),
         (SELECT seq FROM pruned WHERE what = 'attachment' AND id = NEW.attachment_id), 0)
     THEN
         RAISE EXCEPTION 'a gap or a repeat in the attachment''s sequence'
@@ -174,9 +188,21 @@ CREATE TRIGGER records_follow_attachment AFTER INSERT ON records FOR EACH ROW
     WHEN (NEW.terminal OR (NEW.kind = 'intent' AND NEW.event IN ('start', 'attach')))
     EXECUTE FUNCTION follow_attachment();
 
-CREATE FUNCTION enter_in_order() RETURNS trigger LANGUAGE plpgsql SET search_path = lifecycle, pg_temp AS $$
+CREATE FUNCTION follow_times() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = lifecycle, pg_temp AS $$
 BEGIN
-    IF NEW.seq IS DISTINCT FROM 1 + coalesce((SELECT max(seq) FROM register), 0) THEN
+    INSERT INTO record_blocks AS b SELECT id / 1024, writer, min(at), max(at) FROM added GROUP BY 1, 2 ORDER BY 1, 2
+        ON CONFLICT (block, writer) DO UPDATE
+        SET earliest = least(b.earliest, excluded.earliest), latest = greatest(b.latest, excluded.latest);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER records_follow_times AFTER INSERT ON records REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION follow_times();
+
+CREATE FUNCTION enter_in_order() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = lifecycle, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    IF NEW.seq IS DISTINCT FROM 1 + coalesce((SELECT seq FROM register ORDER BY seq DESC LIMIT 1), 0) THEN
         RAISE EXCEPTION 'a gap or a repeat in the register' USING ERRCODE = 'LC001';
     END IF;
     RETURN NEW;

@@ -42,6 +42,8 @@ _SET: Final = (
     ("lock_timeout", "10s"),
     ("synchronous_commit", "on"),  # what is acknowledged is on disk, whatever the role or the database is set to
     ("search_path", "lifecycle, pg_temp"),
+    ("enable_seqscan", "off"),  # a plan that is made while a table is small is kept while it grows; all has an index
+    ("jit", "off"),
     ("timezone", "UTC"),
     ("client_encoding", "UTF8"),
     ("default_transaction_isolation", "read committed"),
@@ -65,10 +67,14 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return super().wait(gen, interval, self.seconds if timeout is None else timeout)
 
     def ask(
-        self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()
+        self,
+        statement: str,
+        parameters: Sequence[object] | Mapping[str, object] = (),
+        *,
+        prepare: bool | None = None,
     ) -> psycopg.Cursor[tuple[Any, ...]]:
         """Carry out a statement that was put together from texts of ours, with values that are bound."""
-        return self.execute(statement.encode(), parameters or None)
+        return self.execute(statement.encode(), parameters or None, prepare=prepare)
 
     def __del__(self, *_: object) -> None:
         """Hang up without a warning: with a store that is dropped nothing is lost, whatever it is made of."""
