@@ -82,6 +82,7 @@ class BaseClient:
         store: str | Store | None = None,
         clock: Clock | None = None,
         reap_on_start: bool = True,
+        spool: bool = False,
         checkpoints: Checkpoints | str | os.PathLike[str] | Callable[[str], object] | None = None,
     ) -> None:
         if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
@@ -91,6 +92,7 @@ class BaseClient:
         self._store = store
         self._clock = clock
         self._reap_on_start = check_flag("reap_on_start", reap_on_start)
+        self._spool = check_flag("spool", spool)
         self._publisher = make_publisher(checkpoints)
         self._kept: dict[str, Session | AsyncSession] = {}
         self._hooks: list[Hook] = []
@@ -100,10 +102,10 @@ class BaseClient:
     def _new_core(self) -> ClientCore:
         core = ClientCore(supervisor(), self._adapter, self._clock, owns_adapter=self._owns_adapter)
         core.client = weakref.ref(self)
-        store, reap, publisher = self._store, self._reap_on_start, self._publisher
+        store, reap, publisher, spool = self._store, self._reap_on_start, self._publisher, self._spool
 
         async def opening(_: Caller) -> None:
-            await core.open(store, reap=reap, publisher=publisher)
+            await core.open(store, reap=reap, publisher=publisher, spool=spool)
 
         self._abandon = weakref.finalize(self, _abandon, core)  # before the store is opened: it closes that too
         self._abandon.atexit = False  # at exit the supervisor ends what is active
@@ -235,6 +237,9 @@ class Client(BaseClient):
         clock: Time, for tests; see `lifecycle.testing.ManualClock`.
         reap_on_start: Look, in the background, for sessions of this adapter in the store whose owner has ended, and
             release and end them, as `Sessions.reap` does.
+        spool: While the store fails, begin sessions all the same: what it refuses is kept durably in a rescue file of
+            this machine, counts as written, and goes into the store when that takes it. By default no session begins
+            then. Endings never wait for a store either way.
         checkpoints: A file that checkpoints of the log are appended to, every minute, every 1,000 records and at the
             end; a function that is called with each, as text, on a worker thread; or `lifecycle.audit.Checkpoints`, to
             have them signed. By default the file that ``LIFECYCLE_CHECKPOINTS`` of the environment names, signed with

@@ -156,7 +156,9 @@ class ClientCore:
         for module in (*_NEEDED, *(("lifecycle.gateway",) if "pages" in self.adapter.capabilities else ())):
             importlib.import_module(module)
 
-    async def open(self, store: str | Store | None, *, reap: bool = False, publisher: Publisher | None = None) -> None:
+    async def open(
+        self, store: str | Store | None, *, reap: bool = False, publisher: Publisher | None = None, spool: bool = False
+    ) -> None:
         """Open the store and begin to write; not when `close` came first. Checkpoints of its log go to `publisher`.
 
         With `reap`, sessions that others left behind are ended meanwhile; nobody waits for it.
@@ -164,7 +166,7 @@ class ClientCore:
         self._load()
         async with self._life:
             if not self.closed:
-                await self._open(store)
+                await self._open(store, spool=spool)
                 if publisher is not None:
                     self._publisher = publisher
                     self.journal.publishers.append(publisher)
@@ -176,14 +178,14 @@ class ClientCore:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.supervisor.log_event("lifecycle.reap_failed", error=type(error).__name__)
 
-    async def _open(self, store: str | Store | None) -> None:
+    async def _open(self, store: str | Store | None, *, spool: bool) -> None:
         opened = await self.supervisor.open_store(store)
         if "cdp" in self.adapter.capabilities:
             self.supervisor.reserve_gateway()
         self._opened = opened
         self._store_url = opened.store.url
         self.deadlines = self.supervisor.deadlines(self.clock)
-        journal = opened.journals.get(id(self.clock))
+        journal = opened.journals.get((id(self.clock), spool))
         if journal is None:
             journal = Journal(
                 opened.store,
@@ -193,8 +195,9 @@ class ClientCore:
                 on_record=self.supervisor_record,
                 on_late=self.supervisor_late,
                 on_trouble=self.supervisor.log_event,
+                spool=spool,
             )
-            opened.journals[id(self.clock)] = journal
+            opened.journals[id(self.clock), spool] = journal
         self.journal = journal
         self.supervisor.cores.add(self)
 

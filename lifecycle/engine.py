@@ -63,7 +63,8 @@ class OpenStore:
         self.store = store
         self.worker = SerialWorker("lifecycle-store")
         self.users = 0
-        self.journals: dict[int, Journal] = {}
+        self.journals: dict[tuple[int, bool], Journal] = {}
+        """By the clock of the client, and whether what the store refuses is acknowledged."""
 
 
 class Supervisor:

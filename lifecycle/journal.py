@@ -23,7 +23,7 @@ from lifecycle.audit.register import Maker, advance, announce, check_end
 from lifecycle.errors import ChainBroken, StoreError
 from lifecycle.identity import host_name
 from lifecycle.loops import SerialWorker
-from lifecycle.spill import Spilled, keep
+from lifecycle.spill import Spilled, add, keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +46,9 @@ CHECKPOINT_RECORDS: Final = 1000
 
 SKEW_SECONDS: Final = 1.0
 """Clocks of the store and of this host that are further apart are told of."""
+
+RETRY_SECONDS: Final = (1.0, 30.0)
+"""After so long what the store refused is tried again, at first and at most; each time it is twice as long."""
 
 PUBLISH_SECONDS: Final = 10.0
 """How long a checkpoint may take to be handed out before nobody waits for it any more."""
@@ -80,6 +83,7 @@ class Journal:
         on_late: Called for each attachment of which records were spilled and are in the store now: with the last record
             of it so far, and how many were spilled.
         on_trouble: Called with the name of an event and its fields, where something went wrong that nobody is told.
+        spool: Acknowledge what the store refuses once it is in the rescue file.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Journal:
         on_record: Callable[[Record], None] | None = None,
         on_late: Callable[[Record, int], None] | None = None,
         on_trouble: Callable[..., None] = lambda _event, **_fields: None,
+        spool: bool = False,
     ) -> None:
         self.store = store
         self.writer = uuid.uuid4().hex
@@ -126,6 +131,12 @@ class Journal:
         self._keeper: asyncio.Task[None] | None = None
         self._queue: list[_Pending] = []
         self._stuck: list[_Pending] = []
+        self._spool = spool
+        self._refused: StoreError | None = None
+        """What the store said last, while there is something that it has not taken."""
+        self._retrying: asyncio.Task[None] | None = None
+        self._trying = False
+        """True while that is tried again: else, with `spool`, nothing waits for a store that does not answer."""
         self._flusher: asyncio.Task[None] | None = None
         self._version = library_version()
         self._rescue: Path | None = None
@@ -177,11 +188,10 @@ class Journal:
     async def close(self) -> None:
         """Write what is queued, try once more what the store refused, and write nothing from now on."""
         if self._stuck:
-            self.append().add_done_callback(_seen)
-            await self.flushed()
+            await self._try_again()
         self._closed = True
         await self.flushed()
-        for task in (self._renewal, self._keeper):
+        for task in (self._renewal, self._keeper, self._retrying):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
@@ -220,6 +230,20 @@ class Journal:
             await asyncio.sleep(LEASE_SECONDS / 3)
             with contextlib.suppress(StoreError):  # the next write tells of a store that fails, and the next turn tries
                 await self._worker.run(self._renew)
+
+    async def _keep_trying(self) -> None:
+        """Offer the store what it refused, again and again, until it takes it."""
+        wait, most = RETRY_SECONDS
+        while self._stuck and self._damage is None:
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, most)
+            await self._try_again()
+
+    async def _try_again(self) -> None:
+        await self.flushed()
+        self._trying = True
+        self.append().add_done_callback(_seen)
+        await self.flushed()
 
     async def _keep_checkpoints(self) -> None:
         """Enter in the register what has been written: after so many records, and after so long."""
@@ -331,47 +355,67 @@ class Journal:
     async def _flush(self) -> None:
         while self._queue:
             batch, self._queue = self._queue, []
+            trying, self._trying = self._trying, False
             group = [*self._stuck, *batch]
-            records = [r for p in group for r in p.records]
-            rows: Mapping[str, SessionRow] = {p.row.session_id: p.row for p in group if p.row is not None}
+            records, rows = _together(group)
             error: StoreError | None = None
-            try:
-                await self._worker.run(self._write, records, list(rows.values()))
-            except StoreError as e:
-                error = e
-            except Exception as e:  # noqa: BLE001 - a foreign store may raise anything; it must not end this task
-                error = StoreError(f"the store raised {type(e).__name__}", store=self.store.url)
-                error.__cause__ = e
-            if error is None:
-                if self._checkpointed is None:
-                    self._checkpointed = self._clock.monotonic()
-                if self._keeper is None and not self._closed:
-                    self._keeper = asyncio.get_running_loop().create_task(self._keep_checkpoints())
-                if self._written[0] - self._covered >= CHECKPOINT_RECORDS:
-                    self._due.set()
-                late, self._stuck = [r for p in self._stuck for r in p.records], []
-                if self._rescue is not None:
-                    try:
-                        await self._worker.run(_remove, self._rescue)
-                    except OSError as e:  # who finds it later sees that all of it is in the store
-                        self._on_trouble("lifecycle.rescue_file_left", path=str(self._rescue), error=type(e).__name__)
-                    self._rescue = None
-                self._tell_of(late, [*records, *(r for p in self._queue for r in p.records)])
-                self._tell_of_skew()
+            if self._spool and self._refused is not None and not trying:
+                error = self._refused
             else:
-                self._stuck = group
-                spilled = Spilled(self.store.url, self._me(), records, list(rows.values()))
-                self._rescue = await self._worker.run(keep, spilled)
-                error.rescue_path = str(self._rescue) if self._rescue else None
+                try:
+                    await self._worker.run(self._write, records, rows)
+                except StoreError as e:
+                    error = e
+                except Exception as e:  # noqa: BLE001 - a foreign store may raise anything; it must not end this task
+                    error = StoreError(f"the store raised {type(e).__name__}", store=self.store.url)
+                    error.__cause__ = e
+            if error is None:
+                await self._taken(records)
+            else:
+                await self._not_taken(error, batch, group)
+            spooled = self._spool and self._rescue is not None and self._damage is None
             for p in batch:
                 if not p.done.done():
-                    if error is None:
+                    if error is None or spooled:
                         p.done.set_result(None)
                     else:
                         p.done.set_exception(_again(error))
             if self._on_record is not None:
                 for r in (r for p in batch for r in p.records):
                     self._on_record(r)
+
+    async def _taken(self, records: Sequence[Record]) -> None:
+        """The store has taken all there was."""
+        if self._checkpointed is None:
+            self._checkpointed = self._clock.monotonic()
+        if self._keeper is None and not self._closed:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep_checkpoints())
+        if self._written[0] - self._covered >= CHECKPOINT_RECORDS:
+            self._due.set()
+        late, self._stuck, self._refused = [r for p in self._stuck for r in p.records], [], None
+        if self._rescue is not None:
+            try:
+                await self._worker.run(_remove, self._rescue)
+            except OSError as e:  # who finds it later sees that all of it is in the store
+                self._on_trouble("lifecycle.rescue_file_left", path=str(self._rescue), error=type(e).__name__)
+            self._rescue = None
+        self._tell_of(late, [*records, *(r for p in self._queue for r in p.records)])
+        self._tell_of_skew()
+
+    async def _not_taken(self, error: StoreError, batch: Sequence[_Pending], group: list[_Pending]) -> None:
+        """The store has refused it: keep it in a rescue file, and try again."""
+        if self._refused is None:
+            self._on_trouble("lifecycle.store_refused", store=self.store.url, why=str(error))
+        self._stuck, self._refused = group, error
+        added = False
+        if self._rescue is not None:
+            new = _together(batch)
+            added = not any(new) or await self._worker.run(add, self._rescue, *new)
+        if not added:
+            self._rescue = await self._worker.run(keep, Spilled(self.store.url, self._me(), *_together(group)))
+        error.rescue_path = str(self._rescue) if self._rescue else None
+        if not self._closed and (self._retrying is None or self._retrying.done()):
+            self._retrying = asyncio.get_running_loop().create_task(self._keep_trying())
 
     def _tell_of(self, late: Sequence[Record], told: Sequence[Record]) -> None:
         if late and self._on_late is not None:
@@ -404,6 +448,12 @@ class Journal:
             principal=last.principal,
             labels=dict(last.labels),
         )
+
+
+def _together(group: Sequence[_Pending]) -> tuple[list[Record], list[SessionRow]]:
+    """All records of it, and the last row of each session."""
+    rows: Mapping[str, SessionRow] = {p.row.session_id: p.row for p in group if p.row is not None}
+    return [r for p in group for r in p.records], list(rows.values())
 
 
 def _writable(text: str) -> str:

@@ -333,5 +333,8 @@ async def _write_late(core: ClientCore, path: Path, spilled: Spilled) -> bool:
             for attachment_id, number in late.items():
                 last = (await _told(core, attachment_id))[-1]
                 await core.journal.append(core.journal.late(last, number, attachment_seq=last.attachment_seq + 1))
-        await core.supervisor.run_blocking(path.unlink)
+        if spilled.torn:
+            core.supervisor.log_event("lifecycle.rescue_file_left", path=str(path), error="torn")
+        else:
+            await core.supervisor.run_blocking(path.unlink)
     return True

@@ -1,7 +1,8 @@
 """Rescue files of the log: what a store refused, kept where it survives the process until the store takes it.
 
-Rule: a file is whole or not there at all. Its first line says which store refused, and which process wrote it; each
-line after it is a record, as the bytes that the store would keep, or a ledger row.
+Rule: a file is made whole or not at all, and what is added to it is one line, which counts once it is ended. The first
+line says which store refused, and which process wrote it; each line after it is one write, of records, each a text of
+the bytes that the store would keep, and of ledger rows. Of rows of one session the last counts.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from lifecycle.ports import SessionRow, Writer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Spilled", "keep", "kept", "read"]
+__all__ = ["Spilled", "add", "keep", "kept", "read"]
 
 _NAME: Final = "lifecycle-records-{}.jsonl"
-_RECORD: Final = b'{"record":'
+_RECORD: Final = b'{"record":'  # a line of version 0.0, as is one that begins with a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,14 @@ class Spilled:
         writer: The process that wrote the file.
         records: The records, in their order.
         rows: The ledger rows, one of a session.
+        torn: It ends in the middle of a write, which was not acknowledged unless the file was torn later.
     """
 
     store: str
     writer: Writer
     records: Sequence[Record]
     rows: Sequence[SessionRow]
+    torn: bool = False
 
 
 def _folders() -> tuple[Path, ...]:
@@ -54,9 +57,7 @@ def _folders() -> tuple[Path, ...]:
 def keep(spilled: Spilled) -> Path | None:
     """Write a rescue file, in place of an earlier one of the same writer; None where none can be written. Blocks."""
     head = {"store": spilled.store, "writer": asdict(spilled.writer)}
-    lines = [orjson.dumps(head)]
-    lines += [_RECORD + record.to_json() + b"}" for record in spilled.records]
-    lines += [b'{"row":' + orjson.dumps(row, default=dict) + b"}" for row in spilled.rows]
+    lines = [orjson.dumps(head), _line(spilled.records, spilled.rows)]
     try:
         folders = _folders()
     except OSError:
@@ -72,12 +73,40 @@ def keep(spilled: Spilled) -> Path | None:
                 f.flush()
                 os.fsync(f.fileno())
             part.replace(path)
+            _sync_folder(folder)
         except OSError:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             continue  # the next place; None tells the caller that there was none
         return path
     return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the name of a file on disk, too; where folders can be opened for it."""
+    if os.name == "posix":
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _line(records: Sequence[Record], rows: Sequence[SessionRow]) -> bytes:
+    return orjson.dumps({"records": [record.to_json().decode() for record in records], "rows": rows}, default=dict)
+
+
+def add(path: Path, records: Sequence[Record], rows: Sequence[SessionRow]) -> bool:
+    """Add to a rescue file of this process; False where that can't be, and another has to be written. Blocks."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(fd, "ab") as f:
+            f.write(_line(records, rows) + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def kept() -> list[Path]:
@@ -101,18 +130,21 @@ def read(path: Path) -> Spilled:
         ValueError: It is no rescue file of a version that this one reads.
         OSError: It can't be read.
     """
-    first, *raw = path.read_bytes().splitlines()
+    first, *raw, end = path.read_bytes().split(b"\n")
     head = orjson.loads(first)
-    lines = [orjson.loads(line) for line in raw if not line.startswith(_RECORD)]
+    records: list[Record] = []
+    rows: dict[str, SessionRow] = {}
     try:
+        for line in raw:
+            told = orjson.loads(line)
+            # Texts, or cut out, and not made anew: their bytes are what hashes were taken of.
+            old = [line[len(_RECORD) : -1]] if line.startswith(_RECORD) else []
+            records += [Record.from_json(text) for text in told.get("records", old)]
+            rows |= {
+                r["session_id"]: SessionRow.of(r) for r in told.get("rows", [told["row"]] if "row" in told else ())
+            }
         writer = Writer(**{**head["writer"], "renewed_at": datetime.fromisoformat(head["writer"]["renewed_at"])})
-        return Spilled(
-            store=head["store"],
-            writer=writer,
-            # Cut out and not made anew: their bytes are what hashes were taken of.
-            records=[Record.from_json(line[len(_RECORD) : -1]) for line in raw if line.startswith(_RECORD)],
-            rows=[SessionRow.of(line["row"]) for line in lines],
-        )
-    except (KeyError, TypeError) as e:
+        return Spilled(head["store"], writer, records, list(rows.values()), torn=bool(end))
+    except (KeyError, TypeError, AttributeError) as e:
         msg = f"{path} is no rescue file: {type(e).__name__}: {e}"
         raise ValueError(msg) from e

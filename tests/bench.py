@@ -405,7 +405,7 @@ async def _fill(store: SQLiteStore, total: int) -> None:
 def _fields(attachment_id: str, seq: int) -> dict[str, Any]:
     """What a journal is told of a record; the rest it knows itself."""
     made = a_record(1, seq, attachment_id=attachment_id, kind=RecordKind.REJECTED, dest=State.NOT_STARTED)
-    own = ("writer", "writer_seq", "prev", "at", "offset", "pid", "host", "library", "schema", "table")
+    own = ("writer", "writer_seq", "prev", "at", "offset", "skew", "pid", "host", "library", "schema", "table")
     return {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init and f.name not in own}
 
 

@@ -267,7 +267,7 @@ def test_a_writer_is_closed_once_also_when_a_checkpoint_was_under_way():
         it = Journal(store, SystemClock(), worker, as_writer=lambda writer, _: a_writer(writer=writer))
         made = a_record(kind=RecordKind.REJECTED, dest=State.NOT_STARTED)
         fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init}
-        for name in ("writer", "writer_seq", "prev", "at", "offset", "pid", "host", "library"):
+        for name in ("writer", "writer_seq", "prev", "at", "offset", "skew", "pid", "host", "library"):
             del fields[name]
         await it.append(it.record(**fields))
         before = asyncio.ensure_future(worker.run(gate.wait))

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
+import stat
 import threading
 from contextlib import closing
 from datetime import timedelta
 
+import orjson
 import pytest
 from logs_rig import checkpoint_of, damaged, live, small_log, tip_of
 from test_audit_verify import MAKER, why
@@ -41,7 +44,7 @@ def log():
 
 def fields(record):
     """What a journal is told of it; the rest it knows itself."""
-    own = ("writer", "writer_seq", "prev", "at", "offset", "pid", "host", "library", "schema", "table")
+    own = ("writer", "writer_seq", "prev", "at", "offset", "skew", "pid", "host", "library", "schema", "table")
     return {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.init and f.name not in own}
 
 
@@ -381,8 +384,60 @@ def test_a_rescue_file_that_stays_hangs_nobody(monkeypatch, tmp_path):
         await asyncio.wait_for(it.append(it.record(**rejected(2))), 30)
 
     with_journal(store, life, on_trouble=lambda event, **_: told.append(event))
-    assert told == ["lifecycle.rescue_file_left"]
+    assert told == ["lifecycle.store_refused", "lifecycle.rescue_file_left"]
     assert len(store.stored()) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX folders")
+def test_a_rescue_file_is_on_disk_when_it_counts(monkeypatch, tmp_path):
+    """Each write of it, whole, and its name."""
+    monkeypatch.setattr("lifecycle.spill._folders", lambda: (tmp_path,))
+    synced, fsync = [], os.fsync
+
+    def watched(fd):
+        status = os.fstat(fd)
+        synced.append("folder" if stat.S_ISDIR(status.st_mode) else status.st_size)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    path = spill.keep(spill.Spilled("memory:", a_writer(), [a_record(1, 1)], []))
+    assert synced == [path.stat().st_size, "folder"]
+    assert spill.add(path, [a_record(2, 2)], [a_row()])
+    assert synced[2:] == [path.stat().st_size]
+    assert spill.add(path, [], [a_row("t")])
+    found = spill.read(path)
+    assert ([r.writer_seq for r in found.records], found.rows, found.torn) == ([1, 2], [a_row(), a_row("t")], False)
+
+
+def test_a_write_that_was_cut_short_is_none_and_the_others_are_whole(monkeypatch, tmp_path):
+    monkeypatch.setattr("lifecycle.spill._folders", lambda: (tmp_path,))
+    path = spill.keep(spill.Spilled("memory:", a_writer(), [a_record(1, 1)], [a_row()]))
+    whole = path.stat().st_size
+    assert spill.add(path, [a_record(2, 2)], [a_row(state=State.CLOSED)])
+    told = path.read_bytes()
+    for size in range(whole, len(told)):
+        path.write_bytes(told[:size])
+        found = spill.read(path)
+        assert (len(found.records), found.rows, found.torn) == (1, [a_row()], size > whole)
+    path.write_bytes(told)
+    assert spill.read(path).rows == [a_row(state=State.CLOSED)]
+    path.unlink()
+    assert not spill.add(path, [a_record(3, 3)], [])
+    assert not path.exists()
+
+
+def test_a_rescue_file_of_an_earlier_version_is_read(tmp_path):
+    record = a_record(1, 1, note="é")
+    head = orjson.dumps({"store": "memory:", "writer": a_writer()})
+    lines = [
+        head,
+        b'{"record":' + record.to_json() + b"}",
+        b'{"row":' + orjson.dumps(a_row(), default=dict) + b"}",
+        b"",
+    ]
+    (tmp_path / "kept").write_bytes(b"\n".join(lines))
+    found = spill.read(tmp_path / "kept")
+    assert (found.records, found.rows, found.records[0].to_json()) == ([record], [a_row()], record.to_json())
 
 
 def test_no_folder_for_rescue_files_hangs_nobody(monkeypatch):

@@ -1759,7 +1759,7 @@ def test_options_of_both_are_keyword_only():
     for kind in (Client, AsyncClient):
         parameters = list(inspect.signature(kind).parameters.values())
         assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
-        assert [p.name for p in parameters] == ["adapter", "store", "clock", "reap_on_start", "checkpoints"]
+        assert [p.name for p in parameters] == ["adapter", "store", "clock", "reap_on_start", "spool", "checkpoints"]
 
 
 def test_all_is_exact():
