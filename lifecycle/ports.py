@@ -629,7 +629,9 @@ class Writer:
         owner_started: The start time of that process, as the system tells it.
         boot_id: The boot of the machine in which that pid means something.
         host: Its host name.
-        renewed_at: When it last said that it lives (UTC).
+        renewed_at: When it last said that it lives, by the clock of its host (UTC).
+        silent: Seconds since then when it was read, by the clock of the store; None where that has none. It tells more
+            than `renewed_at`, which is of another host's clock.
     """
 
     writer: str
@@ -638,6 +640,7 @@ class Writer:
     boot_id: str
     host: str
     renewed_at: datetime
+    silent: float | None = field(default=None, compare=False)
 
 
 class Stored(NamedTuple):

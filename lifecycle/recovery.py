@@ -130,8 +130,12 @@ def left_behind(store: Store, *, by_lease: bool = False) -> LeftBehind:
 
 
 def lease_is_over(writer: Writer) -> bool:
-    """True when a process has not said for long that it lives: it has ended, or was suspended."""
-    return (datetime.now(UTC) - writer.renewed_at).total_seconds() > _LEASES * LEASE_SECONDS
+    """True when a process has not said for long that it lives: it has ended, or was suspended.
+
+    By the clock of the store, where it has one: those of two hosts may be apart by more than that.
+    """
+    silent = writer.silent if writer.silent is not None else (datetime.now(UTC) - writer.renewed_at).total_seconds()
+    return silent > _LEASES * LEASE_SECONDS
 
 
 async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:

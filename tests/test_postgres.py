@@ -28,6 +28,7 @@ from lifecycle import Client
 from lifecycle.audit import StepOutcome, StepResult
 from lifecycle.audit.query import Query
 from lifecycle.errors import ConfigError, StoreError
+from lifecycle.recovery import lease_is_over
 from lifecycle.states import State
 from lifecycle.stores import open_store, postgres, postgres_find
 from lifecycle.stores.postgres import PostgresStore
@@ -443,6 +444,22 @@ def test_each_record_has_the_time_of_the_host_and_that_of_the_database(url, raw,
     assert all(abs(skew + seconds) < 1 for skew in warned)
     for at, stored in raw.execute("SELECT at, stored_at FROM records"):
         assert abs(stored - at) < timedelta(seconds=30)  # only what compares the clocks was told that they are apart
+
+
+@pytest.mark.parametrize("clock", [timedelta(minutes=10), timedelta(), timedelta(minutes=-10)], ids=str)
+@pytest.mark.parametrize(("silent", "over"), [(0, False), (240, False), (320, True)])
+def test_whether_a_process_on_another_host_lives_is_told_by_the_clock_of_the_database(store, raw, clock, silent, over):
+    store.write([a_record(1, 1)], [])
+    store.renew(a_writer(host="another.host", renewed_at=datetime.now(UTC) - timedelta(hours=1)))
+    store.renew(a_writer(host="another.host", renewed_at=datetime.now(UTC) + clock))
+    raw.execute("UPDATE writers SET seen_at = seen_at - make_interval(secs => %s)", (silent,))
+    raw.commit()
+    (writer,) = store.open_attachments().values()
+    assert silent <= writer.silent < silent + 30
+    assert lease_is_over(writer) is over
+    store.renew(a_writer(host="another.host", renewed_at=datetime.now(UTC) - timedelta(hours=1)))
+    (writer,) = store.open_attachments().values()
+    assert writer.silent < 30
 
 
 def test_records_come_in_the_order_of_their_numbers_whatever_the_time_is(store):

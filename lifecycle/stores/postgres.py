@@ -108,12 +108,16 @@ _CLAIM: Final = (
     "WHERE claims.attachment_id IN (excluded.attachment_id, %s) RETURNING 1"
 )
 _HELD: Final = f"SELECT {', '.join(_CLAIMED)} FROM claims WHERE adapter = %s AND key = %s"  # noqa: S608 - as above
-_WRITER: Final = tuple(f.name for f in fields(Writer))
+_WRITER: Final = tuple(f.name for f in fields(Writer) if f.compare)
 _RENEW: Final = (
-    f"INSERT INTO writers ({', '.join(_WRITER)}) VALUES ({', '.join(['%s'] * len(_WRITER))}) "  # noqa: S608
-    f"ON CONFLICT (writer) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _WRITER[1:])}"
+    f"INSERT INTO writers ({', '.join(_WRITER)}, seen_at) "  # noqa: S608 - as above
+    f"VALUES ({', '.join(['%s'] * len(_WRITER))}, clock_timestamp()) "
+    f"ON CONFLICT (writer) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in (*_WRITER[1:], 'seen_at'))}"
 )
-_OPEN: Final = f"SELECT attachment_id, {', '.join(_WRITER)} FROM open_attachments JOIN writers USING (writer)"  # noqa: S608
+_OPEN: Final = (
+    f"SELECT attachment_id, {', '.join(_WRITER)}, "  # noqa: S608 - as above
+    "extract(epoch FROM clock_timestamp() - seen_at)::float8 FROM open_attachments JOIN writers USING (writer)"
+)
 _SELECT: Final = f"SELECT {', '.join(_ROW_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
 
 _CLOCK: Final = "SELECT clock_timestamp()"
@@ -505,7 +509,7 @@ class PostgresStore:
             found = db.ask(_OPEN).fetchall()
         writers: dict[str, Writer] = {}
         for attachment_id, *values in found:
-            known = dict(zip(_WRITER, values, strict=True))
+            known = dict(zip((*_WRITER, "silent"), values, strict=True))
             known["renewed_at"] = cast("datetime", known["renewed_at"]).astimezone(UTC)
             writers[attachment_id] = Writer(**known)
         return writers

@@ -134,7 +134,8 @@ CREATE TABLE writers (
     owner_started text NOT NULL,
     boot_id text NOT NULL,
     host text NOT NULL,
-    renewed_at timestamptz NOT NULL
+    renewed_at timestamptz NOT NULL,  -- by the clock of the host
+    seen_at timestamptz NOT NULL      -- by the clock of this database
 );
 
 CREATE TABLE open_attachments (attachment_id text COLLATE "C" PRIMARY KEY, writer text COLLATE "C" NOT NULL);

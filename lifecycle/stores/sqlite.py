@@ -215,7 +215,7 @@ _CLAIM: Final = (
     "WHERE claims.attachment_id IN (excluded.attachment_id, ?)"
 )
 _HELD: Final = f"SELECT {', '.join(_CLAIMED)} FROM claims WHERE adapter = ? AND key = ?"  # noqa: S608 - as above
-_WRITER: Final = tuple(f.name for f in fields(Writer))
+_WRITER: Final = tuple(f.name for f in fields(Writer) if f.compare)
 _RENEW: Final = f"INSERT OR REPLACE INTO writers ({', '.join(_WRITER)}) VALUES ({', '.join('?' * len(_WRITER))})"  # noqa: S608
 _OPEN: Final = f"SELECT attachment_id, {', '.join(_WRITER)} FROM open_attachments JOIN writers USING (writer)"  # noqa: S608
 _COLUMNS: Final = tuple(f.name for f in fields(SessionRow))
