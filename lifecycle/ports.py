@@ -681,8 +681,10 @@ class Store(Protocol):
 
     All methods block and are called from one worker thread at a time; none is called on an event loop.
 
-    It may have an attribute more. ``skew: float | None``, for one with a clock of its own: the seconds by which that
-    was ahead of this host's when they were compared last. Each record says it.
+    It may have more. ``skew: float | None``, for one with a clock of its own: the seconds by which that was ahead of
+    this host's when they were compared last; each record says it. ``make(*, roles: bool)`` and ``upgrade(*, roles:
+    bool)``, for one that is not made by `open`: what ``lifecycle store init`` and ``upgrade`` call, which tell whether
+    anything was done.
     """
 
     @property

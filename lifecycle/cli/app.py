@@ -853,7 +853,7 @@ def store_upgrade(url: StoreArgument = None, roles: RolesOption = True) -> None:
 
 @stores.command("show", epilog=_examples("lifecycle store show", "lifecycle store show --json"))
 def store_show(url: StoreArgument = None, as_json: JsonOption = False) -> None:
-    """Tell how a store stands, and how far its clock is from that of this machine."""
+    """Tell how a store stands, and how far its clock is from ours."""
     from lifecycle.cli.storing import show_store  # noqa: PLC0415
 
     show_store(url, as_json=as_json)
