@@ -84,8 +84,8 @@ MUTANTS: Final = (
     Mutant(
         "no record is lost with the store",
         "lifecycle/journal.py",
-        "Spilled(self.store.url, self._me(), records, list",
-        "Spilled(self.store.url, self._me(), records[1:], list",
+        "Spilled(self.store.url, self._me(), *_together(group))",
+        "Spilled(self.store.url, self._me(), *_together(group[1:]))",
     ),
     Mutant(
         "no record is lost with the store",
