@@ -28,8 +28,9 @@ from lifecycle.audit.query import Query
 from lifecycle.errors import ConfigError, StoreError
 from lifecycle.states import State
 from lifecycle.stores import StoreFallbackWarning, default_path, open_store, sqlite_file, sqlite_find, sqlite_index
+from lifecycle.stores.common import UNFINISHED
 from lifecycle.stores.memory import MemoryStore
-from lifecycle.stores.sqlite import _UNFINISHED, APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
+from lifecycle.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteStore
 from lifecycle.stores.sqlite_index import SEAL
 from lifecycle.testing.store_suite import ODD_TEXTS, T0, StoreSuite, a_claim, a_record, a_row, a_writer, the_end
 from lifecycle.testing.ways import in_threads
@@ -157,7 +158,7 @@ def test_it_is_durable_in_wal_mode(store, path):
         "SELECT session_id FROM sessions WHERE session_id >= 'a' AND session_id < 'b' ORDER BY session_id LIMIT 5",
         "SELECT * FROM sessions WHERE state = 'active' ORDER BY created_at DESC, rowid DESC LIMIT 50",
         "SELECT * FROM sessions ORDER BY created_at DESC, rowid DESC LIMIT 50",
-        f"SELECT * FROM sessions INDEXED BY sessions_unfinished WHERE {_UNFINISHED} ORDER BY created_at DESC",
+        f"SELECT * FROM sessions INDEXED BY sessions_unfinished WHERE {UNFINISHED} ORDER BY created_at DESC",
     ],
 )
 def test_queries_use_an_index(store, path, sql):
@@ -166,7 +167,7 @@ def test_queries_use_an_index(store, path, sql):
     assert any("USING" in step and "INDEX" in step for step in plan), plan
     if "WHERE state =" in sql:
         assert any("sessions_by_state" in step for step in plan), plan
-    if _UNFINISHED in sql:
+    if UNFINISHED in sql:
         assert any("sessions_unfinished" in step for step in plan), plan
     if "sessions" in sql:
         assert not any("TEMP B-TREE" in step for step in plan), plan

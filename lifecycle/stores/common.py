@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lifecycle.ports import Store
 
 __all__ = [
+    "UNFINISHED",
     "all_rows",
     "check_page",
     "check_rows",
@@ -49,6 +50,10 @@ def all_rows(store: Store, *, status: State | None = None) -> Iterator[SessionRo
 def is_unfinished(row: SessionRow) -> bool:
     """True while its owner, or a reaper, has something to do about a row."""
     return not row.state.terminal or (row.state is State.ERROR and not row.released)
+
+
+UNFINISHED: Final = "(state IN ('not_started', 'active') OR (state = 'error' AND NOT released))"
+"""What `is_unfinished` says of a row, as a condition of SQL."""
 
 
 def check_page(*, limit: int | None, offset: int = 0) -> None:

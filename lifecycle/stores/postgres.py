@@ -21,9 +21,9 @@ from psycopg import DatabaseError, errors
 
 from lifecycle.audit.merkle import leaf_hash
 from lifecycle.ports import ROW_TIMES, Claim, SessionRow, Stored, Writer
-from lifecycle.stores.common import check_page, check_rows, decode, encode, kept_hash, refused, row_of
+from lifecycle.stores.common import UNFINISHED, check_page, check_rows, decode, encode, kept_hash, refused, row_of
 from lifecycle.stores.postgres_find import find_records, find_sessions, label_texts, shape_of
-from lifecycle.stores.postgres_server import Connection, Server
+from lifecycle.stores.postgres_server import NO_TABLES, Connection, Server
 
 if TYPE_CHECKING:
     from lifecycle.audit import Record
@@ -65,9 +65,6 @@ _GRANTS: Final[Sequence[str]] = (
     "GRANT UPDATE ON pruned TO {pruner}",
     "GRANT DELETE ON records, sessions TO {pruner}",
 )
-
-_UNFINISHED: Final = "(state IN ('not_started', 'active') OR (state = 'error' AND NOT released))"
-"""What `lifecycle.stores.common.is_unfinished` says of a row."""
 
 _RECORD_COLUMNS: Final = {
     "writer": "text", "writer_seq": "bigint", "attachment_id": "text", "attachment_seq": "bigint",
@@ -207,9 +204,10 @@ class PostgresStore:
         try:
             with server.use(seconds=None) as db, db.transaction():
                 db.ask("SELECT pg_advisory_xact_lock(1818846821, 0)")  # one at a time
-                version = self._version(db)
+                told = self._about(db)
+                version = told[0] if told is not None else None
                 if version is None and not new:
-                    raise server.error("it has no tables of lifecycle", "make them with: lifecycle store init")
+                    raise server.error(*NO_TABLES)
                 if version is not None and version > SCHEMA_VERSION:
                     raise server.error(*_newer(version))
                 if version is None:
@@ -227,25 +225,25 @@ class PostgresStore:
 
     def _prepare(self, db: Connection) -> None:
         self._classes.clear()
-        version = self._version(db)
-        if version is None:
-            raise self._server.error("it has no tables of lifecycle", "make them with: lifecycle store init")
+        told = self._about(db)
+        if told is None:
+            raise self._server.error(*NO_TABLES)
+        version, oldest = told
         if version < SCHEMA_VERSION:
             what = f"its tables are of an older version (schema {version}, this version writes {SCHEMA_VERSION})"
             raise self._server.error(what, "bring them up with: lifecycle store upgrade")
-        found = db.ask("SELECT oldest FROM about").fetchone()
-        if found is None or found[0] > SCHEMA_VERSION:
+        if oldest > SCHEMA_VERSION:
             raise self._server.error(*_newer(version))
         self._ask_time(db)
 
     @staticmethod
-    def _version(db: Connection) -> int | None:
-        """The version of the tables; None where there are none."""
+    def _about(db: Connection) -> tuple[int, int] | None:
+        """The version of the tables, and the oldest that they let work with them; None where there are none."""
         found = db.ask("SELECT to_regclass('lifecycle.about') IS NOT NULL").fetchone()
         if found != (True,):
             return None
-        told = db.ask("SELECT version FROM lifecycle.about").fetchone()
-        return int(told[0]) if told else None
+        told = db.ask("SELECT version, oldest FROM lifecycle.about").fetchone()
+        return (int(told[0]), int(told[1])) if told else None
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -270,11 +268,14 @@ class PostgresStore:
                 values += _row_arrays(list(put.values()))
             statement = f"WITH {', '.join(statements)} {_CLOCK}"
             try:
-                self._ask_time(db, statement, values)
-            except errors.UniqueViolation:
-                # Another process was in the middle of writing the same; what the trigger sees now, it can tell of.
-                self._refuse(db, statement, values, records)
+                try:
+                    self._ask_time(db, statement, values)
+                except errors.UniqueViolation:
+                    # Another process was in the middle of writing the same; what the trigger sees now, it can tell of.
+                    self._ask_time(db, statement, values)
             except DatabaseError as e:
+                if e.sqlstate != _REFUSED:
+                    raise
                 raise self._refusal(e, records) from e
 
     def _ask_time(self, db: Connection, statement: str = _CLOCK, values: Sequence[object] = ()) -> None:
@@ -285,16 +286,8 @@ class PostgresStore:
         if found is not None:
             self.skew = round(found[0].timestamp() - (before + after) / 2, 3)
 
-    def _refuse(self, db: Connection, statement: str, values: Sequence[object], of: Sequence[Record]) -> None:
-        try:
-            db.ask(statement, values)
-        except DatabaseError as e:
-            raise self._refusal(e, of) from e
-
-    def _refusal(self, error: DatabaseError, records: Sequence[Record]) -> DatabaseError | StoreError:
-        """What a trigger of ours has to say; any other error as it is."""
-        if error.sqlstate != _REFUSED:
-            return error
+    def _refusal(self, error: DatabaseError, records: Sequence[Record]) -> StoreError:
+        """What a trigger of ours has to say of one of these records."""
         why = error.diag.message_primary or ""
         seq, _, writer = (error.diag.message_detail or "").partition(" ")
         for record in records:
@@ -432,7 +425,7 @@ class PostgresStore:
             )
             count, sessions = taken.rowcount, {session_id for (session_id,) in taken} - {None}
             db.ask(
-                f"DELETE FROM sessions AS s WHERE s.session_id = ANY(%s) AND NOT {_UNFINISHED} "  # noqa: S608
+                f"DELETE FROM sessions AS s WHERE s.session_id = ANY(%s) AND NOT {UNFINISHED} "  # noqa: S608
                 "AND NOT EXISTS (SELECT FROM records AS r WHERE r.session_id = s.session_id)",
                 (list(sessions),),
             )
@@ -474,7 +467,7 @@ class PostgresStore:
 
     def unfinished(self) -> Sequence[SessionRow]:
         """Ledger rows of which something is still to be done; see `lifecycle.ports.Store.unfinished`."""
-        return self._rows(f"WHERE {_UNFINISHED} ORDER BY created_at DESC, number DESC", ())
+        return self._rows(f"WHERE {UNFINISHED} ORDER BY created_at DESC, number DESC", ())
 
     def _rows(self, condition: str, parameters: Sequence[object]) -> list[SessionRow]:
         with self._server.use() as db:

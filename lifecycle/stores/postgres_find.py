@@ -2,7 +2,8 @@
 
 Rule: the server plans. Where a filter is told by the class of a record (its kind, event, state, cause, adapter and
 errors), each class is asked for its first, by the index that holds them in their order, and these are merged; for all
-else there is an index, and the planner knows what is rare.
+else there is an index. The planner knows how often a label comes, and not where: so what is near is asked for first,
+and then the index of labels has to be used.
 """
 # ruff: noqa: S608 - statements are put together from texts of our own, and values are bound
 

@@ -28,7 +28,7 @@ from lifecycle.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-__all__ = ["Connection", "Server"]
+__all__ = ["NO_TABLES", "Connection", "Server"]
 
 RV = TypeVar("RV")
 Parameters = Sequence[object] | Mapping[str, object]
@@ -236,9 +236,12 @@ class Server:
         return f"it can't be reached ({said})", way_out
 
 
+NO_TABLES: Final = ("it has no tables of lifecycle", "make them with: lifecycle store init")
+"""What is wrong, and the way out, where a database was never made a store."""
+
 _CODES: Final = {
-    "3F000": ("it has no tables of lifecycle", "make them with: lifecycle store init"),
-    "42P01": ("it has no tables of lifecycle", "make them with: lifecycle store init"),
+    "3F000": NO_TABLES,
+    "42P01": NO_TABLES,
     "42501": ("this role may not do that", "give it one of the roles that `lifecycle store init` made"),
     "LC003": ("the log is read by its numbers at the primary server only", "name that"),
     "25006": ("it takes no writes, as a replica does", "name the primary server"),

@@ -25,7 +25,7 @@ import orjson
 from lifecycle.audit.merkle import leaf_hash
 from lifecycle.ports import ROW_TIMES, Claim, SessionRow, Stored, Writer
 from lifecycle.stores import sqlite_index
-from lifecycle.stores.common import check_page, check_rows, decode, encode, kept_hash, refused, row_of
+from lifecycle.stores.common import UNFINISHED, check_page, check_rows, decode, encode, kept_hash, refused, row_of
 from lifecycle.stores.sqlite_file import SQLiteFile
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ _CLAIMS: Final = """CREATE TABLE claims (
         PRIMARY KEY (adapter, key)
     )"""
 
-_UNFINISHED: Final = "(state IN ('not_started', 'active') OR (state = 'error' AND NOT released))"
-"""What `lifecycle.stores.common.is_unfinished` says of a row."""
-
-_UNFINISHED_INDEX: Final = f"CREATE INDEX sessions_unfinished ON sessions (created_at) WHERE {_UNFINISHED}"
+_UNFINISHED_INDEX: Final = f"CREATE INDEX sessions_unfinished ON sessions (created_at) WHERE {UNFINISHED}"
 
 _WRITERS: Final = (
     """CREATE TABLE writers (
@@ -400,7 +397,7 @@ class SQLiteStore:
             db.execute(_NEVER_GO)
             ended = f"""session_id IN (SELECT session_id FROM gone)
                 AND session_id NOT IN (SELECT session_id FROM records WHERE session_id IS NOT NULL)
-                AND session_id IN (SELECT session_id FROM sessions WHERE NOT {_UNFINISHED})"""  # noqa: S608
+                AND session_id IN (SELECT session_id FROM sessions WHERE NOT {UNFINISHED})"""  # noqa: S608
             for statement in sqlite_index.prune(ended):
                 db.execute(statement)
             db.execute(f"DELETE FROM sessions WHERE {ended}")  # noqa: S608
@@ -447,7 +444,7 @@ class SQLiteStore:
     def unfinished(self) -> Sequence[SessionRow]:
         """Ledger rows of which something is still to be done; see `lifecycle.ports.Store.unfinished`."""
         # Left to itself, SQLite looks at every session that failed.
-        sql = f"{_SELECT} INDEXED BY sessions_unfinished WHERE {_UNFINISHED} ORDER BY created_at DESC, rowid DESC"
+        sql = f"{_SELECT} INDEXED BY sessions_unfinished WHERE {UNFINISHED} ORDER BY created_at DESC, rowid DESC"
         with self._file.use() as db:
             found = db.execute(sql).fetchall()
         return [self._to_row(row) for row in found]
