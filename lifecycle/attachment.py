@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -133,7 +133,7 @@ class Owner:
             renewed_at=renewed_at,
         )
 
-    def claim(self, adapter: str, key: str, *, attachment_id: str, session_id: str | None) -> Claim:
+    def claim(self, adapter: str, key: str, *, attachment_id: str, session_id: str | None, writer: str | None) -> Claim:
         """A claim of this process on a key."""
         return Claim(
             key=key,
@@ -144,6 +144,7 @@ class Owner:
             owner_started=self.started,
             boot_id=self.boot,
             host=self.host,
+            writer=writer,
         )
 
 
@@ -202,6 +203,7 @@ class Attachment:
         "loaded",
         "made",
         "max_minutes",
+        "on_lease",
         "opened_at",
         "opening",
         "operator",
@@ -243,6 +245,8 @@ class Attachment:
         """It opened its session; False where it found it, None while that is not settled."""
         self.acquiring = False
         """The adapter was asked for a backend and has not answered; it may outlast the step and the attachment."""
+        self.on_lease: Callable[[float], None] | None = None
+        """How the backend is told until when the lease lasts."""
         self.backend_end: BackendEnd | None = None
         self.gone: asyncio.Event | None = None
         self.facts_kept: dict[str, str] = {}
@@ -306,7 +310,7 @@ class Attachment:
 
     def let_go(self) -> None:
         """The attachment is over: drop what only its course needed. A handle may be kept for ever."""
-        self.loaded = self.unsaved = self.viewer_url = None
+        self.loaded = self.unsaved = self.viewer_url = self.on_lease = None
         self.refused = ()
 
     def ended_error(self) -> SessionEnded:

@@ -23,6 +23,7 @@ from lifecycle.config import (
     SessionOptions,
     check_flag,
     check_labels,
+    check_seconds,
     check_session_id,
     nearest,
     parse_options,
@@ -31,6 +32,7 @@ from lifecycle.core import ClientCore, merge
 from lifecycle.engine import supervisor
 from lifecycle.errors import ConfigError
 from lifecycle.hooks import Hook, HookFunction, make_hooks
+from lifecycle.lease import LEASE_SECONDS, LEAST_SECONDS
 from lifecycle.page import hold_driver, release_driver, tidy_driver
 from lifecycle.ports import Adapter, Clock, Store
 from lifecycle.session import AsyncSession, Exit, Finalizers, Session, left
@@ -83,6 +85,7 @@ class BaseClient:
         clock: Clock | None = None,
         reap_on_start: bool = True,
         spool: bool = False,
+        lease_seconds: float = LEASE_SECONDS,
         checkpoints: Checkpoints | str | os.PathLike[str] | Callable[[str], object] | None = None,
     ) -> None:
         if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
@@ -93,6 +96,7 @@ class BaseClient:
         self._clock = clock
         self._reap_on_start = check_flag("reap_on_start", reap_on_start)
         self._spool = check_flag("spool", spool)
+        self._lease_seconds = check_seconds("lease_seconds", lease_seconds, least=LEAST_SECONDS)
         self._publisher = make_publisher(checkpoints)
         self._kept: dict[str, Session | AsyncSession] = {}
         self._hooks: list[Hook] = []
@@ -102,10 +106,11 @@ class BaseClient:
     def _new_core(self) -> ClientCore:
         core = ClientCore(supervisor(), self._adapter, self._clock, owns_adapter=self._owns_adapter)
         core.client = weakref.ref(self)
-        store, reap, publisher, spool = self._store, self._reap_on_start, self._publisher, self._spool
+        store, reap, publisher = self._store, self._reap_on_start, self._publisher
+        spool, lease_seconds = self._spool, self._lease_seconds
 
         async def opening(_: Caller) -> None:
-            await core.open(store, reap=reap, publisher=publisher, spool=spool)
+            await core.open(store, reap=reap, publisher=publisher, spool=spool, lease_seconds=lease_seconds)
 
         self._abandon = weakref.finalize(self, _abandon, core)  # before the store is opened: it closes that too
         self._abandon.atexit = False  # at exit the supervisor ends what is active
@@ -240,6 +245,11 @@ class Client(BaseClient):
         spool: While the store fails, begin sessions all the same: what it refuses is kept durably in a rescue file of
             this machine, counts as written, and goes into the store when that takes it. By default no session begins
             then. Endings never wait for a store either way.
+        lease_seconds: On a store that hosts share, what this client owns is its own for so long after the store has
+            last seen it, by the clock of the store; it is seen every 20 seconds, or six times in a shorter lease. Where
+            the store does not answer, sessions are ended 90 seconds before the end of the lease (or half of one that is
+            shorter), with the close reason ``lease_lost``, and no browser is left at its end, even where this process
+            is stopped; then others may take over what was its own. At least 2. Other stores have no leases.
         checkpoints: A file that checkpoints of the log are appended to, every minute, every 1,000 records and at the
             end; a function that is called with each, as text, on a worker thread; or `lifecycle.audit.Checkpoints`, to
             have them signed. By default the file that ``LIFECYCLE_CHECKPOINTS`` of the environment names, signed with

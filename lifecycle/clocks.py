@@ -10,8 +10,10 @@ see `lifecycle.testing.ManualClock`.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,7 +21,20 @@ if TYPE_CHECKING:
 
     from lifecycle.ports import Timer
 
-__all__ = ["SystemClock"]
+__all__ = ["SystemClock", "boot_seconds"]
+
+
+def _boot_clock() -> Callable[[], float]:
+    return partial(time.clock_gettime, time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic
+
+
+class _Boot:
+    seconds: Final = staticmethod(_boot_clock())
+
+
+def boot_seconds() -> float:
+    """Seconds since the machine came up, the same in all of its processes, and on Linux also those that it slept."""
+    return _Boot.seconds()
 
 
 class SystemClock:

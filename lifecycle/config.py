@@ -270,6 +270,14 @@ def _minutes(option: str, value: object) -> float:
     return float(value)
 
 
+def check_seconds(option: str, value: object, *, least: float) -> float:
+    """`value` as a number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= MAX_MINUTES * 60:
+        allowed = f"a number of seconds, {least:g} to {MAX_MINUTES * 60:g}"
+        raise ConfigError(option=option, value=value, allowed=allowed)
+    return float(value)
+
+
 def check_flag(option: str, value: object) -> bool:
     """`value` as a yes or no."""
     if not isinstance(value, bool):

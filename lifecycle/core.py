@@ -31,7 +31,8 @@ from lifecycle.errors import (
 )
 from lifecycle.flow import Flow
 from lifecycle.hooks import refuse_in_hook
-from lifecycle.journal import Journal
+from lifecycle.journal import Journal, about
+from lifecycle.lease import LEASE_SECONDS
 from lifecycle.logs import event_fields, session_fields
 from lifecycle.machine import edge_of
 from lifecycle.ports import BackendEnd, CdpPipe, CdpSocket, Directory, Operator
@@ -109,6 +110,12 @@ class _Host:
         if row is not None:
             await self._core.journal.append(row=row)
 
+    def follow_lease(self, follow: Callable[[float], None]) -> None:
+        self._att.on_lease = follow
+        until = self._core.journal.lease.held_until
+        if until is not None and not self._core.journal.unwritten(self._att.attachment_id):
+            follow(until)
+
     async def run_blocking(self, func: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._core.supervisor.run_blocking(func, *args)
 
@@ -140,6 +147,7 @@ class ClientCore:
         """What operations on pages may do beyond the page."""
         self.closed = False
         self._reaping: asyncio.Task[list[SessionStatus]] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._publisher: Publisher | None = None
         """What the start of the client found left behind, until it was told of."""
         self._life = asyncio.Lock()  # a loop of the supervisor's own, never a caller's
@@ -157,35 +165,55 @@ class ClientCore:
             importlib.import_module(module)
 
     async def open(
-        self, store: str | Store | None, *, reap: bool = False, publisher: Publisher | None = None, spool: bool = False
+        self,
+        store: str | Store | None,
+        *,
+        reap: bool = False,
+        publisher: Publisher | None = None,
+        spool: bool = False,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         """Open the store and begin to write; not when `close` came first. Checkpoints of its log go to `publisher`.
 
-        With `reap`, sessions that others left behind are ended meanwhile; nobody waits for it.
+        With `reap`, sessions that others left behind are ended meanwhile; nobody waits for it. On a store that has
+        leases that is done again and again, since nothing tells of a lease that ends.
         """
         self._load()
         async with self._life:
             if not self.closed:
-                await self._open(store, spool=spool)
+                await self._open(store, spool=spool, lease_seconds=lease_seconds)
                 if publisher is not None:
                     self._publisher = publisher
                     self.journal.publishers.append(publisher)
                 if reap:
                     self._reaping = self.supervisor.spawn(self._reap(dry_run=False), "reap")
                     self._reaping.add_done_callback(self._reaped)
+                    if self.journal.lease.counts:
+                        self._sweeping = self.supervisor.spawn(self._keep_reaping(), "reap again")
+
+    async def _keep_reaping(self) -> None:
+        while True:
+            await asyncio.sleep(self.journal.lease.seconds / 2)
+            begun = self.supervisor.spawn(self._reap(dry_run=False), "reap")
+            begun.add_done_callback(self._reaped)
+            try:
+                await asyncio.wait({begun})
+            finally:
+                begun.cancel()
 
     def _reaped(self, task: asyncio.Task[list[SessionStatus]]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.supervisor.log_event("lifecycle.reap_failed", error=type(error).__name__)
 
-    async def _open(self, store: str | Store | None, *, spool: bool) -> None:
+    async def _open(self, store: str | Store | None, *, spool: bool, lease_seconds: float) -> None:
         opened = await self.supervisor.open_store(store)
         if "cdp" in self.adapter.capabilities:
             self.supervisor.reserve_gateway()
         self._opened = opened
         self._store_url = opened.store.url
         self.deadlines = self.supervisor.deadlines(self.clock)
-        journal = opened.journals.get((id(self.clock), spool))
+        sup, key = self.supervisor, (id(self.clock), spool, lease_seconds)
+        journal = opened.journals.get(key)
         if journal is None:
             journal = Journal(
                 opened.store,
@@ -195,16 +223,31 @@ class ClientCore:
                 on_record=self.supervisor_record,
                 on_late=self.supervisor_late,
                 on_trouble=self.supervisor.log_event,
+                on_lease=lambda until: sup.for_all(opened, key, lambda core: core.hold_until(until)),
+                on_lease_over=lambda: sup.for_all(opened, key, ClientCore.lease_over),
+                lease_seconds=lease_seconds,
                 spool=spool,
             )
-            opened.journals[id(self.clock), spool] = journal
+            opened.journals[key] = journal
         self.journal = journal
         self.supervisor.cores.add(self)
+
+    def hold_until(self, until: float) -> None:
+        """The lease lasts until then: tell the backends that end with it."""
+        for att in list(self.active.values()):
+            if att.on_lease is not None and not self.journal.unwritten(att.attachment_id):
+                att.on_lease(until)
+
+    def lease_over(self) -> None:
+        """The lease ends, or another has it: end what was held under it. Nothing new."""
+        for att in list(self.active.values()):
+            if att.in_flight is not InFlight.ENDING and self.journal.is_over(att.attachment_id):
+                self.fire(self.flow.lease_over(att), f"lease {att.attachment_id}")
 
     def supervisor_record(self, record: Record) -> None:
         """A record became durable: tell whichever client it belongs to."""
         for core in list(self.supervisor.cores):
-            if record.attachment_id in core._contexts:  # noqa: SLF001 - clients that share a store share its journal
+            if about(record) in core._contexts:  # noqa: SLF001 - clients that share a store share its journal
                 core.publish(record)
 
     def supervisor_late(self, last: Record, number: int) -> None:
@@ -223,7 +266,7 @@ class ClientCore:
     def publish(self, record: Record) -> None:
         """Tell the host's log and the readers of this client's events of a record that is durable."""
         fields = {"kind": record.kind.value, **session_fields(record), **event_fields(record)}
-        self.supervisor.log_event(f"lifecycle.{record.kind}", self.context_of(record.attachment_id), **fields)
+        self.supervisor.log_event(f"lifecycle.{record.kind}", self.context_of(about(record)), **fields)
         for watch in list(self.supervisor.watchers):
             watch(record)
         for subscriber in list(self.subscribers):
@@ -278,6 +321,9 @@ class ClientCore:
 
     async def _close(self, opened: OpenStore, cause: str, reason: CloseReason) -> list[Exception]:
         troubles = await self.end_all(cause, reason)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
         if self._reaping is not None:
             await asyncio.wait({self._reaping}, timeout=REAP_GRACE)
             self._reaping.cancel()  # what is not done then is left to the next client
@@ -609,13 +655,12 @@ class ClientCore:
             return own
         status = SessionStatus.of_row(row, self.clock.utcnow())
         if not row.state.terminal:
-            from lifecycle.recovery import owner_ended, owner_gone  # noqa: PLC0415 - only sessions of other processes need it
+            from lifecycle.recovery import lost_by, owner_ended  # noqa: PLC0415 - only sessions of other processes need it
 
-            if await self.run_blocking(owner_gone, row):
+            if (reason := await self.read(lambda s: lost_by(s, row))) is not None:
                 return dataclasses.replace(
-                    status, status=State.ERROR, close_reason=CloseReason.OWNER_DIED, expires_at=None,
-                    error=owner_ended(row),
-                )  # fmt: skip
+                    status, status=State.ERROR, close_reason=reason, expires_at=None, error=owner_ended(row, reason)
+                )
         return status
 
     async def list_sessions(
@@ -815,7 +860,7 @@ class ClientCore:
             raise unknown_session(session_id)
         from lifecycle.recovery import how_it_stands  # noqa: PLC0415 - only attachments need it
 
-        return await self.run_blocking(how_it_stands, row)
+        return await self.read(lambda s: how_it_stands(s, row))
 
     async def connect(self, att: Attachment) -> Backend:
         """Connect to the session as a guest of its owner, or through the service."""

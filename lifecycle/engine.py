@@ -63,8 +63,8 @@ class OpenStore:
         self.store = store
         self.worker = SerialWorker("lifecycle-store")
         self.users = 0
-        self.journals: dict[tuple[int, bool], Journal] = {}
-        """By the clock of the client, and whether what the store refuses is acknowledged."""
+        self.journals: dict[tuple[int, bool, float], Journal] = {}
+        """By the clock of the client, whether what the store refuses is acknowledged, and how long its lease lasts."""
 
 
 class Supervisor:
@@ -336,6 +336,12 @@ class Supervisor:
             await self.run_blocking(store.close)  # opened only to learn which one it is
         opened.users += 1
         return opened
+
+    def for_all(self, opened: OpenStore, key: tuple[int, bool, float], do: Callable[[ClientCore], None]) -> None:
+        """Do it for each client that writes to a store by the journal with that key."""
+        for core in list(self.cores):
+            if core.journal is opened.journals.get(key):
+                do(core)
 
     async def close_store(self, opened: OpenStore) -> None:
         """Give a store back; the last user closes it."""

@@ -26,6 +26,7 @@
      └ AuditError
         ├ ChainBroken
         └ StoreError
+           └ LeaseLost
 
 Rule: attributes come first, the message is built from them and says what to do next. No message holds the value
 of a cookie, a key, a token or a CDP path.
@@ -53,6 +54,7 @@ __all__ = [
     "GuardRejected",
     "HookError",
     "InvalidTransition",
+    "LeaseLost",
     "LifecycleError",
     "OperationFailed",
     "ReleaseFailed",
@@ -384,3 +386,11 @@ class StoreError(AuditError):
         self.store = store
         self.rescue_path = rescue_path
         super().__init__(message)
+
+
+class LeaseLost(StoreError):  # noqa: N818 - a public name of the field
+    """What a process had to say came after its lease had ended and another had taken over what was its own.
+
+    It is in the log, as records of kind ``stale``, which change nothing that was decided meanwhile. The process goes on
+    with a new lease, under which it may start other sessions.
+    """

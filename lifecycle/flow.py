@@ -154,6 +154,8 @@ class Flow:
             InvalidTransition: The session was not started.
             SessionEnded: The session is over or ending.
         """
+        if self._host.journal.is_over(att.attachment_id):
+            await self.lease_over(att)  # its timer has not had its turn yet
         decision = decide(att.state, Event.OPERATE, att.facts())
         if decision.outcome is not Outcome.EDGE or att.backend is None:
             refusal = self._refuse(att, Event.OPERATE, decision, caller)
@@ -256,6 +258,9 @@ class Flow:
         att.backend_end = end
         if att.gone is not None:
             att.gone.set()
+        if self._host.journal.is_over(att.attachment_id):  # which is why it ended
+            self._host.fire(self.lease_over(att), f"lease {att.attachment_id}")
+            return
         if att.in_flight in (InFlight.START, InFlight.ATTACH):
             return  # the opening sees it at its next step and diverts
         event = {State.ERROR: Event.FAIL, State.TIMED_OUT: Event.EXPIRE}.get(end.state, Event.STOP)
@@ -266,6 +271,15 @@ class Flow:
     def expire(self, att: Attachment) -> None:
         """A deadline passed."""
         self._host.fire(self._quietly(att, Event.EXPIRE, "deadline", None, None), f"expire {att.attachment_id}")
+
+    async def lease_over(self, att: Attachment) -> None:
+        """The lease that the attachment is held under ends, or is another's: end it, unless it is ending already."""
+        if att.state.terminal or att.in_flight is InFlight.ENDING:
+            return
+        error = ConnectionLost("the lease of its owner could not be renewed at the store")
+        # A guest only leaves: the session is its owner's, who has a lease of its own.
+        event = Event.DETACH if att.guest and att.state is State.ACTIVE else Event.FAIL
+        await self.stop(att, None, event=event, cause="lease", reason=CloseReason.LEASE_LOST, error=error)
 
     async def _quietly(
         self, att: Attachment, event: Event, cause: str, reason: CloseReason | None, error: BaseException | None

@@ -4,6 +4,9 @@ Rule: a record gets its number in the tick in which the event is decided, so the
 decisions, and names the hash of the record before it. Nothing is acknowledged before it is durable. What can't be
 written stays first in line, is kept in a rescue file meanwhile, and goes in with the next write that succeeds, so no
 number is ever missing. To a log that is found damaged nothing is added.
+
+A writer has a lease (`lifecycle.lease`). One that has lost it goes on as another writer: what was begun under it is
+somebody else's, so what there still is to say of that goes in as `stale` records, and the rest under its new numbers.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle.audit import FIRST, Record, RecordKind, StepResult
 from lifecycle.audit.register import Maker, advance, announce, check_end
-from lifecycle.errors import ChainBroken, StoreError
+from lifecycle.errors import ChainBroken, LeaseLost, StoreError
 from lifecycle.identity import host_name
+from lifecycle.lease import LEASE_SECONDS, Lease
 from lifecycle.loops import SerialWorker
 from lifecycle.spill import Spilled, add, keep
 
@@ -33,10 +37,7 @@ if TYPE_CHECKING:
     from lifecycle.audit.register import Tip
     from lifecycle.ports import Clock, SessionRow, Store, Writer
 
-__all__ = ["CHECKPOINT_RECORDS", "CHECKPOINT_SECONDS", "LEASE_SECONDS", "Journal", "library_version"]
-
-LEASE_SECONDS: Final = 60.0
-"""For how long a process is taken to live after it last said so; it says so three times as often."""
+__all__ = ["CHECKPOINT_RECORDS", "CHECKPOINT_SECONDS", "Journal", "library_version"]
 
 CHECKPOINT_SECONDS: Final = 60.0
 """After so long at most what has been written is in the register, and a checkpoint of it handed out."""
@@ -69,6 +70,8 @@ class _Pending:
     records: tuple[Record, ...]
     row: SessionRow | None
     done: asyncio.Future[None]
+    stale: bool = False
+    """It came after the lease was lost, as who waits for it is told."""
 
 
 class Journal:
@@ -83,6 +86,9 @@ class Journal:
         on_late: Called for each attachment of which records were spilled and are in the store now: with the last record
             of it so far, and how many were spilled.
         on_trouble: Called with the name of an event and its fields, where something went wrong that nobody is told.
+        on_lease: Called after each renewal of the lease, with the boot seconds by which nothing under it may be left.
+        on_lease_over: Called when attachments have to end because the lease does, those that `is_over` tells.
+        lease_seconds: For how long the lease lasts, on a store that has leases.
         spool: Acknowledge what the store refuses once it is in the rescue file.
     """
 
@@ -96,15 +102,32 @@ class Journal:
         on_record: Callable[[Record], None] | None = None,
         on_late: Callable[[Record, int], None] | None = None,
         on_trouble: Callable[..., None] = lambda _event, **_fields: None,
+        on_lease: Callable[[float], None] = lambda _until: None,
+        on_lease_over: Callable[[], None] = lambda: None,
+        lease_seconds: float = LEASE_SECONDS,
         spool: bool = False,
     ) -> None:
         self.store = store
         self.writer = uuid.uuid4().hex
         self._as_writer = as_writer
         self._known = False
-        self._open: set[str] = set()
-        """Attachments that have begun and not ended: while there are any, the lease is renewed."""
-        self._renewal: asyncio.Task[None] | None = None
+        self.lease = Lease(
+            store,
+            worker,
+            seconds=lease_seconds,
+            as_writer=self._me,
+            on_renewed=on_lease,
+            on_over=on_lease_over,
+            on_lost=self._lease_taken,
+        )
+        """Kept while there are attachments that have begun and not ended."""
+        self._on_lease_over = on_lease_over
+        self._unwritten: set[str] = set()
+        """Attachments whose beginning the store does not have."""
+        self._taken_over = False
+        """True once the lease is known to be another's, until this goes on as another writer."""
+        self._stale: dict[str, int] = {}
+        """Attachments that were begun under a lease that is lost, with the records of each that went in since."""
         self._clock = clock
         self._began = clock.monotonic()
         self._worker = worker
@@ -114,8 +137,8 @@ class Journal:
         self._seq = 0
         self._last = FIRST
         """The hash of the record with that number, in hex."""
-        self._written = (0, FIRST)
-        """The same of the last record that the store has taken."""
+        self._written = (self.writer, 0, FIRST)
+        """The writer, and the same of the last record of it that the store has taken."""
         self._again = False
         """True after a write that failed, so that it is not known what the store has of it."""
         self.publishers: list[Publisher] = []
@@ -140,12 +163,16 @@ class Journal:
         self._flusher: asyncio.Task[None] | None = None
         self._version = library_version()
         self._rescue: Path | None = None
+        self._old_rescues: list[Path] = []
+        """Files that hold under old numbers what is written under new ones now."""
         self._closed = False
 
     def record(self, **fields: Any) -> Record:  # noqa: ANN401 - the fields of Record that the caller knows
         """A record with the writer's next number. It must be passed to `append` in the same tick."""
         fields["thread"] = _writable(fields.get("thread", ""))
         fields["steps"] = tuple(_writable_step(step) for step in fields.get("steps", ()))
+        if fields["attachment_id"] in self._stale:
+            fields |= self._stale_fields(fields["attachment_id"], fields["kind"])
         record = Record(
             writer=self.writer,
             writer_seq=self._seq + 1,
@@ -160,7 +187,17 @@ class Journal:
         )
         self._last = record.hash.hex()  # first: where it has no JSON form it takes no number either
         self._seq += 1
+        if record.kind is RecordKind.STALE:
+            self._stale[about(record)] += 1
         return record
+
+    def _stale_fields(self, attachment_id: str, kind: RecordKind) -> dict[str, Any]:
+        return {
+            "kind": RecordKind.STALE,
+            "said": kind,
+            "attachment_id": f"{attachment_id}~{self.writer}",
+            "attachment_seq": self._stale[attachment_id] + 1,
+        }
 
     def append(self, *records: Record, row: SessionRow | None = None) -> asyncio.Future[None]:
         """Queue records, and the ledger row as it is now, for the next group write.
@@ -175,14 +212,15 @@ class Journal:
         done.add_done_callback(_seen)
         for r in records:
             if r.opens:
-                self._open.add(r.attachment_id)
+                self._unwritten.add(r.attachment_id)
+                self.lease.need(r.attachment_id)
             elif r.terminal:
-                self._open.discard(r.attachment_id)
-        if self._open and (self._renewal is None or self._renewal.done()):
-            self._renewal = asyncio.get_running_loop().create_task(self._keep_lease())
-        self._queue.append(_Pending(records, _writable_row(row) if row is not None else None, done))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+                self.lease.spare(r.attachment_id)
+        if row is not None:
+            row = replace(_writable_row(row), writer=self.writer) if row.attachment_id not in self._stale else None
+        stale = any(r.kind is RecordKind.STALE for r in records)
+        self._queue.append(_Pending(records, row, done, stale))
+        self._flush_soon()
         return done
 
     async def close(self) -> None:
@@ -191,7 +229,8 @@ class Journal:
             await self._try_again()
         self._closed = True
         await self.flushed()
-        for task in (self._renewal, self._keeper, self._retrying):
+        await self.lease.close()
+        for task in (self._keeper, self._retrying):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
@@ -201,6 +240,18 @@ class Journal:
         """Wait until everything queued so far was written or refused."""
         while self._flusher is not None and not self._flusher.done():
             await asyncio.wait({self._flusher})
+
+    async def caught_up(self) -> None:
+        """Wait until the store has taken all there is so far.
+
+        Raises:
+            StoreError: It has not.
+        """
+        await self.flushed()
+        if self._stuck:
+            await self._try_again()
+        if self._stuck and self._refused is not None:
+            raise _again(self._refused)
 
     def refused(self) -> int:
         """How many records the store has refused so far and not taken yet; they are in a rescue file. Any thread."""
@@ -224,12 +275,108 @@ class Journal:
         rescue = str(self._rescue) if self._rescue else None
         return StoreError(f"{count} record(s) could not be written; {where}", store=self.store.url, rescue_path=rescue)
 
-    async def _keep_lease(self) -> None:
-        """Say every now and then that this process lives, for as long as something is open."""
-        while self._open:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            with contextlib.suppress(StoreError):  # the next write tells of a store that fails, and the next turn tries
-                await self._worker.run(self._renew)
+    # --- the lease ------------------------------------------------------------------------------------------------
+
+    async def present(self) -> None:
+        """Hold a lease that lasts for a while, or a new one, on a store that has leases.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        if not self.lease.counts:
+            return
+        try:
+            await self._worker.run(self._renew)
+        except LeaseLost:
+            self._lease_taken()
+            await self.flushed()
+            await self._worker.run(self._renew)
+        self.lease.tell()
+
+    def _renew(self) -> None:
+        self.lease.renew(always=False)
+
+    def is_over(self, attachment_id: str) -> bool:
+        """True when an attachment has to end, or has ended, because the lease does that it is held under."""
+        return attachment_id in self._stale or (self.lease.over and not self.unwritten(attachment_id))
+
+    def unwritten(self, attachment_id: str) -> bool:
+        """True while the store does not have its beginning: it is under no lease, and nobody else knows it."""
+        return attachment_id in self._unwritten
+
+    def _lease_taken(self) -> None:
+        self._taken_over = True
+        self._flush_soon()
+
+    def _go_on(self, group: Sequence[_Pending]) -> None:
+        """Another has taken the lease, and what was begun under it: go on as another writer.
+
+        Args:
+            group: What is to be written before all that is queued.
+        """
+        pending = [*group, *self._queue]
+        for p in pending:
+            p.records = tuple(r for r in p.records if r.writer_seq > self._written[1])
+        records = [r for p in pending for r in p.records]
+        begun = {r.attachment_id for r in records if r.opens}
+        taken = (self.lease.needed | {r.attachment_id for r in records if r.kind is not RecordKind.STALE}) - begun
+        self._stale = dict.fromkeys([*self._stale, *sorted(taken)], 0)
+        self._unwritten &= begun
+        for attachment_id in taken:
+            self.lease.spare(attachment_id)
+        self.writer = uuid.uuid4().hex
+        self._seq, self._last, self._written = 0, FIRST, (self.writer, 0, FIRST)
+        self._known = self._again = False
+        self._covered = 0
+        self.lease.forget()
+        for p in pending:
+            p.records = tuple(map(self._restated, p.records))
+            p.stale = any(r.kind is RecordKind.STALE for r in p.records)
+            if p.row is not None:
+                p.row = replace(p.row, writer=self.writer) if p.row.attachment_id not in self._stale else None
+        self._stuck, self._queue, self._refused = [], pending, None
+        if self._rescue is not None:
+            self._old_rescues.append(self._rescue)
+            self._rescue = None
+        self._on_trouble("lifecycle.lease_lost", store=self.store.url, attachments=len(taken), error="LeaseLost")
+        self._on_lease_over()
+
+    def _restated(self, record: Record) -> Record:
+        """A record of the last writer as one of this."""
+        numbers: dict[str, Any] = {"writer": self.writer, "writer_seq": self._seq + 1, "prev": self._last}
+        attachment_id = about(record)
+        if attachment_id in self._stale:
+            numbers |= self._stale_fields(attachment_id, record.said or record.kind)
+            self._stale[attachment_id] += 1
+        restated = replace(record, **numbers)
+        self._last = restated.hash.hex()
+        self._seq += 1
+        return restated
+
+    def stale(self, record: Record, number: int) -> Record:
+        """A record of a writer whose lease was taken, as one of this writer, which says it late.
+
+        Args:
+            record: The record.
+            number: The number of the record among those of its attachment that this writer says.
+        """
+        kept = {f.name: getattr(record, f.name) for f in fields(record) if f.init and f.name not in _OF_THE_WRITER}
+        kept |= {
+            "kind": RecordKind.STALE,
+            "said": record.said or record.kind,
+            "attachment_id": f"{about(record)}~{self.writer}",
+            "attachment_seq": number,
+        }
+        stated = replace(record, writer=self.writer, writer_seq=self._seq + 1, prev=self._last, **kept)
+        self._last = stated.hash.hex()
+        self._seq += 1
+        return stated
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
 
     async def _keep_trying(self) -> None:
         """Offer the store what it refused, again and again, until it takes it."""
@@ -279,8 +426,8 @@ class Journal:
             self._checkpointed = self._clock.monotonic()
 
     def _advance(self, closing: bool) -> tuple[Tip, bool]:
-        seq, last = self._written
-        tip, more = advance(self.store, self._maker(), self._clock.utcnow(), closing=closing, own=(seq, last))
+        writer, seq, last = self._written
+        tip, more = advance(self.store, self._maker(writer), self._clock.utcnow(), closing=closing, own=(seq, last))
         if not more:
             self._covered = seq
         return tip, more
@@ -302,8 +449,8 @@ class Journal:
             return False
         return True
 
-    def _maker(self) -> Maker:
-        return Maker(self.writer, host_name(), os.getpid(), self._version)
+    def _maker(self, writer: str) -> Maker:
+        return Maker(writer, host_name(), os.getpid(), self._version)
 
     async def announce(self, writers: Sequence[str]) -> None:
         """Enter writers in the register, whose records are about to be written for them.
@@ -317,7 +464,7 @@ class Journal:
         try:
             if not self._known:
                 check_end(self.store)
-            announce(self.store, writers, self._maker(), self._clock.utcnow())
+            announce(self.store, writers, self._maker(self.writer), self._clock.utcnow())
         except ChainBroken as e:
             self._damage = e
             raise self._refusal(e) from e
@@ -327,35 +474,39 @@ class Journal:
         return StoreError(message, store=self.store.url)
 
     def _me(self) -> Writer:
-        return self._as_writer(self.writer, datetime.now(UTC))
-
-    def _renew(self) -> None:
-        self.store.renew(self._me())
+        seconds = self.lease.seconds if self.lease.counts else None
+        return replace(self._as_writer(self.writer, datetime.now(UTC)), lease_seconds=seconds)
 
     def _write(self, records: Sequence[Record], rows: Sequence[SessionRow]) -> None:
         if self._damage is not None:
             raise self._refusal(self._damage) from self._damage
+        writer, _, _ = self._written
+        self.lease.renew(always=not self._known)
         if not self._known:
-            self._renew()
-            self._announce([self.writer])
+            self._announce([writer])
             self._known = True
-        if records and self._again:
-            # What seemed to fail may have been written: the disk said so, and the file was looked for in vain after it.
-            there = self.store.stored(writer=self.writer, after=self._written[0], limit=len(records))
-            for stored, record in zip(there, records, strict=False):
-                if stored.hash == record.hash:
-                    self._written = (record.writer_seq, record.hash.hex())
-            records = [r for r in records if r.writer_seq > self._written[0]]
+        self._find_written(records)
+        records = [r for r in records if r.writer_seq > self._written[1]]
         self._again = True
         self.store.write(records, rows)
         self._again = False
         if records:
-            self._written = (records[-1].writer_seq, records[-1].hash.hex())
+            self._written = (writer, records[-1].writer_seq, records[-1].hash.hex())
+
+    def _find_written(self, records: Sequence[Record]) -> None:
+        """What seemed to fail may have been written: the disk said so, and the file was looked for in vain after it."""
+        writer, last, _ = self._written
+        if records and self._again:
+            there = self.store.stored(writer=writer, after=last, limit=len(records))
+            for stored, record in zip(there, records, strict=False):
+                if stored.hash == record.hash:
+                    self._written = (writer, record.writer_seq, record.hash.hex())
 
     async def _flush(self) -> None:
-        while self._queue:
+        while self._queue or self._taken_over:
             batch, self._queue = self._queue, []
-            trying, self._trying = self._trying, False
+            taken_over, self._taken_over = self._taken_over, False
+            trying, self._trying = self._trying or taken_over, False
             group = [*self._stuck, *batch]
             records, rows = _together(group)
             error: StoreError | None = None
@@ -363,7 +514,14 @@ class Journal:
                 error = self._refused
             else:
                 try:
-                    await self._worker.run(self._write, records, rows)
+                    try:
+                        if taken_over:
+                            raise LeaseLost(_LATE, store=self.store.url)
+                        await self._worker.run(self._write, records, rows)
+                    except LeaseLost:
+                        await self._worker.run(self._find_written, records)
+                        self._go_on(group)
+                        continue
                 except StoreError as e:
                     error = e
                 except Exception as e:  # noqa: BLE001 - a foreign store may raise anything; it must not end this task
@@ -376,7 +534,9 @@ class Journal:
             spooled = self._spool and self._rescue is not None and self._damage is None
             for p in batch:
                 if not p.done.done():
-                    if error is None or spooled:
+                    if error is None and p.stale:
+                        p.done.set_exception(LeaseLost(_LATE, store=self.store.url))
+                    elif error is None or spooled:
                         p.done.set_result(None)
                     else:
                         p.done.set_exception(_again(error))
@@ -390,20 +550,27 @@ class Journal:
             self._checkpointed = self._clock.monotonic()
         if self._keeper is None and not self._closed:
             self._keeper = asyncio.get_running_loop().create_task(self._keep_checkpoints())
-        if self._written[0] - self._covered >= CHECKPOINT_RECORDS:
+        if self._written[1] - self._covered >= CHECKPOINT_RECORDS:
             self._due.set()
+        self._unwritten.difference_update(r.attachment_id for r in records if r.opens)
         late, self._stuck, self._refused = [r for p in self._stuck for r in p.records], [], None
-        if self._rescue is not None:
-            try:
-                await self._worker.run(_remove, self._rescue)
-            except OSError as e:  # who finds it later sees that all of it is in the store
-                self._on_trouble("lifecycle.rescue_file_left", path=str(self._rescue), error=type(e).__name__)
-            self._rescue = None
+        self.lease.tell(again=bool(late))  # some may have come under it by this
+        await self._remove_rescues()
         self._tell_of(late, [*records, *(r for p in self._queue for r in p.records)])
         self._tell_of_skew()
 
+    async def _remove_rescues(self) -> None:
+        for path in (*self._old_rescues, self._rescue):
+            try:
+                if path is not None:
+                    await self._worker.run(_remove, path)
+            except OSError as e:  # who finds it later sees that all of it is in the store
+                self._on_trouble("lifecycle.rescue_file_left", path=str(path), error=type(e).__name__)
+        self._old_rescues, self._rescue = [], None
+
     async def _not_taken(self, error: StoreError, batch: Sequence[_Pending], group: list[_Pending]) -> None:
         """The store has refused it: keep it in a rescue file, and try again."""
+        self.lease.tell()
         if self._refused is None:
             self._on_trouble("lifecycle.store_refused", store=self.store.url, why=str(error))
         self._stuck, self._refused = group, error
@@ -420,7 +587,7 @@ class Journal:
     def _tell_of(self, late: Sequence[Record], told: Sequence[Record]) -> None:
         if late and self._on_late is not None:
             last = {r.attachment_id: r for r in told}
-            for attachment_id, number in Counter(r.attachment_id for r in late).items():
+            for attachment_id, number in Counter(r.attachment_id for r in late if r.said is None).items():
                 self._on_late(last[attachment_id], number)
 
     def _tell_of_skew(self) -> None:
@@ -448,6 +615,18 @@ class Journal:
             principal=last.principal,
             labels=dict(last.labels),
         )
+
+
+def about(record: Record) -> str:
+    """The id of the attachment that a record is about, also where that is not its own any more."""
+    return record.attachment_id.partition("~")[0]
+
+
+_LATE: Final = (
+    "the lease of this process had ended, and another process has taken over the session meanwhile; what was to be "
+    "recorded is in the log as stale, and what was decided there counts"
+)
+_OF_THE_WRITER: Final = frozenset({"writer", "writer_seq", "prev"})
 
 
 def _together(group: Sequence[_Pending]) -> tuple[list[Record], list[SessionRow]]:

@@ -12,7 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.errors import ConfigError, StartFailed, StoreError
-from lifecycle.recovery import how_it_stands, owner_gone
+from lifecycle.recovery import how_it_stands, is_void
 from lifecycle.states import InFlight, State
 
 if TYPE_CHECKING:
@@ -60,8 +60,13 @@ async def get_or_create(core: ClientCore, att: Attachment) -> Holding | None:
         StartFailed: Somebody else began to open the session and has not come to an end with it.
         StoreError: The key can't be claimed.
     """
+    await core.journal.present()
     claim = core.supervisor.owner.claim(
-        core.adapter.name, att.options.idempotency_key or "", attachment_id=att.attachment_id, session_id=att.session_id
+        core.adapter.name,
+        att.options.idempotency_key or "",
+        attachment_id=att.attachment_id,
+        session_id=att.session_id,
+        writer=core.journal.writer,
     )
     loop = asyncio.get_running_loop()
     until = loop.time() + att.options.start_timeout_minutes * 60
@@ -102,12 +107,16 @@ async def _stands(core: ClientCore, att: Attachment, held: Claim) -> tuple[str |
     await core.journal.flushed()
     row = await core.row(held.session_id) if held.session_id is not None else None
     if row is None or row.state is State.NOT_STARTED:
-        return None, await core.run_blocking(owner_gone, held)
+        return None, await core.read(lambda s: is_void(s, held))
     if "attach" in core.adapter.capabilities:
         try:
             end = await core.adapter.probe(row.session_id, core.host_of(att))
         except ConfigError:  # the service does not know it any more
             return None, True
     else:
-        end = await core.run_blocking(how_it_stands, row)
-    return (row.session_id, False) if end is None else (None, True)
+        end = await core.read(lambda s: how_it_stands(s, row))
+    if end is None:
+        return row.session_id, False
+    # It has ended; or its owner has lost it, and takes it up again where it is quicker than this.
+    served = "attach" in core.adapter.capabilities
+    return None, served or row.state.terminal or await core.read(lambda s: is_void(s, held))

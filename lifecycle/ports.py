@@ -38,6 +38,7 @@ __all__ = [
     "DownloadCapture",
     "Host",
     "KnownSession",
+    "Leases",
     "Operator",
     "Reaper",
     "SessionRow",
@@ -296,6 +297,16 @@ class Host(Protocol):
         """Keep `facts` (a pid, a folder, a remote id) durably in the session's ledger row before going on."""
         ...
 
+    def follow_lease(self, follow: Callable[[float], None]) -> None:
+        """Have `follow` called with the time at which the lease ends that the session is held under, as it moves.
+
+        For a browser that lives on while this process is stopped: at that time it has to be gone, whatever this process
+        does, since others take the session over then. The time is in seconds since the machine came up, sleep included
+        (``CLOCK_BOOTTIME``). `follow` is called at once, unless there is no lease yet or at all, and on the loop each
+        time that the lease is renewed; it must be quick.
+        """
+        ...
+
     async def run_blocking(self, func: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run `func` on one of the supervisor's own worker threads (they live until the very exit)."""
         ...
@@ -550,6 +561,8 @@ class SessionRow:
         boot_id: Identity of the boot it ran under.
         host: Host name of the owner.
         control: Path of the owner's control socket, or None.
+        writer: The writer under whose lease it is held, as in its records; None in rows of before there were leases.
+        address: URL of the server that owns it and lets other hosts in, or None.
         facts: What the adapter journalled (browser pid, profile folder, remote id).
     """
 
@@ -573,6 +586,8 @@ class SessionRow:
     boot_id: str
     host: str
     control: str | None = None
+    writer: str | None = None
+    address: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -607,6 +622,7 @@ class Claim:
         owner_started: Its start time, as the system tells it; tells it from a later process with the same pid.
         boot_id: The boot of the machine in which that pid means something.
         host: Host name of the owner.
+        writer: The writer under whose lease it is held; None in claims of before there were leases.
     """
 
     key: str
@@ -617,6 +633,7 @@ class Claim:
     owner_started: str
     boot_id: str
     host: str
+    writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -632,6 +649,9 @@ class Writer:
         renewed_at: When it last said that it lives, by the clock of its host (UTC).
         silent: Seconds since then when it was read, by the clock of the store; None where that has none. It tells more
             than `renewed_at`, which is of another host's clock.
+        lease_seconds: For how long it counts as alive after that, by the clock of the store; None where it took no
+            lease.
+        fenced: True once another process has taken over what it held, and the store takes nothing of it any more.
     """
 
     writer: str
@@ -641,6 +661,15 @@ class Writer:
     host: str
     renewed_at: datetime
     silent: float | None = field(default=None, compare=False)
+    lease_seconds: float | None = field(default=None, compare=False)
+    fenced: bool = field(default=False, compare=False)
+
+    @property
+    def lease_over(self) -> bool:
+        """True when it took a lease, and that has ended."""
+        return self.fenced or (
+            self.lease_seconds is not None and self.silent is not None and self.silent > self.lease_seconds
+        )
 
 
 class Stored(NamedTuple):
@@ -685,6 +714,8 @@ class Store(Protocol):
     this host's when they were compared last; each record says it. ``make(*, roles: bool)`` and ``upgrade(*, roles:
     bool)``, for one that is not made by `open`: what ``lifecycle store init`` and ``upgrade`` call, which tell whether
     anything was done.
+
+    And one that hosts share has leases, by its own clock: `Leases`.
     """
 
     @property
@@ -834,4 +865,27 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close it. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Leases(Protocol):
+    """What a store has beside `Store` when processes of several hosts share it.
+
+    A writer that has called `renew` holds a lease from then on for its `lease_seconds`, by the clock of the store. Once
+    it is over, any other may `fence` the writer and take over what it held. Of a fenced writer `write`, `renew` and
+    `claim` raise LeaseLost: each writer is one epoch of its process, and what comes after its end is stale.
+    """
+
+    def fence(self, writer: str) -> bool:
+        """Take a writer's lease, where it is over. Atomic; what it was writing has come to an end on return.
+
+        Returns:
+            False where its lease has not ended, or it took none, and nothing was changed. True also where it was
+            fenced before.
+        """
+        ...
+
+    def lease(self, writer: str) -> Writer | None:
+        """How a writer stands by the clock of the store; None for one that is not known."""
         ...

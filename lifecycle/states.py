@@ -312,3 +312,4 @@ class CloseReason(enum.StrEnum):
     CRASH = "crash"
     ABANDONED = "abandoned"
     OWNER_DIED = "owner_died"
+    LEASE_LOST = "lease_lost"

@@ -86,6 +86,9 @@ class RigHost:
         assert threading.current_thread().name == "lifecycle-gateway"
         self.uses += 1
 
+    def follow_lease(self, follow) -> None:
+        """There is no lease."""
+
     async def journal(self, facts) -> None:
         self.facts.update(facts)
 

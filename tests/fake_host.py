@@ -21,6 +21,9 @@ class FakeHost:
     def used(self) -> None:
         self.uses += 1
 
+    def follow_lease(self, follow) -> None:
+        """There is no lease."""
+
     async def journal(self, facts) -> None:
         self.facts.update(facts)
 

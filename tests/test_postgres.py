@@ -19,14 +19,16 @@ import threading
 import time
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 
 import psycopg
 import pytest
 from postgres_rig import server as run_server
 
 from lifecycle import Client
-from lifecycle.audit import StepOutcome, StepResult
+from lifecycle.audit import FIRST, RecordKind, StepOutcome, StepResult, verify
 from lifecycle.audit.query import Query
+from lifecycle.audit.register import Maker, announce
 from lifecycle.errors import ConfigError, StoreError
 from lifecycle.recovery import lease_is_over
 from lifecycle.states import State
@@ -582,44 +584,95 @@ def test_roles_may_be_made_by_somebody_else(server, empty, monkeypatch):
         store.write([a_record()], [])
 
 
-def set_version(server, database, version, oldest):
-    server.ask(f"UPDATE lifecycle.about SET version = {version}, oldest = {oldest}", database=database)
+OLD = "session_id, attachment_id, adapter, state, released, name, labels, label_set, created_at, closed_at, "
+OLD += "last_accessed_at, held_until, timeout_minutes, max_duration_minutes, close_reason, error, owner_pid, "
+OLD += "owner_started, boot_id, host, control, facts"
 
 
-def test_tables_of_an_older_version_are_brought_up_when_somebody_asks(server, database, url, monkeypatch):
-    monkeypatch.setattr(postgres, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(
-        postgres, "_UPGRADES", {1: ["ALTER TABLE lifecycle.sessions ADD COLUMN more text"], 2: ["SELECT 1"]}
+def of_version_1(db, number, writer="w", *, name="s", prev=FIRST):
+    """Writes what the version that knew no leases would, as it did; the hash of its record."""
+    given = {"kind": RecordKind.REJECTED, "dest": State.NOT_STARTED} if number > 1 else {}
+    record = a_record(number, number, writer=writer, attachment_id=f"of {writer}", prev=prev, **given)
+    row = a_row(name)
+    values = {
+        **{column: getattr(row, column, None) for column in OLD.split(", ")},
+        "labels": json.dumps(dict(row.labels)), "facts": json.dumps(dict(row.facts)), "state": str(row.state),
+        "label_set": None,
+    }  # fmt: skip
+    db.execute(
+        "INSERT INTO records (writer, writer_seq, attachment_id, attachment_seq, session_id, kind, event, source, dest,"
+        " at, terminal, hash, body, class, slowest) VALUES (%s, %s, %s, %s, 's', %s, 'start', 'not_started', %s,"
+        " %s, false, %s, %s, 1, 0)",
+        (
+            writer,
+            number,
+            record.attachment_id,
+            number,
+            record.kind,
+            record.dest,
+            record.at,
+            record.hash,
+            record.to_json(),
+        ),
     )
-    with pytest.raises(ConfigError, match=r"schema 1, this version writes 3.*lifecycle store upgrade"):
-        open_store(url)
-    assert PostgresStore(url).upgrade()
-    assert server.ask("SELECT version, oldest FROM lifecycle.about", database=database) == [(3, 1)]
-    with closing(open_store(url)) as store:
-        store.write([a_record()], [a_row()])
-        assert store.session("s") == a_row()
+    places = ", ".join(f"%({column})s" for column in OLD.split(", "))
+    updates = ", ".join(f"{column} = excluded.{column}" for column in OLD.split(", ")[1:])
+    db.execute(
+        f"INSERT INTO sessions ({OLD}) VALUES ({places}) ON CONFLICT (session_id) DO UPDATE SET {updates}", values
+    )
+    db.execute(
+        "INSERT INTO writers (writer, owner_pid, owner_started, boot_id, host, renewed_at, seen_at) VALUES "
+        "(%s, 42, '1234', 'boot', 'host', %s, clock_timestamp()) ON CONFLICT (writer) DO UPDATE SET "
+        "renewed_at = excluded.renewed_at, seen_at = excluded.seen_at",
+        (writer, T0),
+    )
+    db.execute(
+        "INSERT INTO claims (key, adapter, attachment_id, session_id, owner_pid, owner_started, boot_id, host) VALUES "
+        "('a key', 'memory', 'a', 's', 42, '1234', 'boot', 'host') ON CONFLICT (adapter, key) DO NOTHING"
+    )
+    return record.hash.hex()
+
+
+def test_tables_of_version_1_are_brought_up_when_somebody_asks(server, empty):
+    files = resources.files("lifecycle.stores")
+    with closing(psycopg.connect(empty, autocommit=True)) as db:
+        db.execute("BEGIN;" + files.joinpath("postgres.sql").read_text() + "INSERT INTO about VALUES (true, 1, 1); END")
+        db.execute("SET search_path = lifecycle, pg_temp")
+        of_version_1(db, 1)
+        with pytest.raises(ConfigError, match=r"schema 1, this version writes 2.*lifecycle store upgrade"):
+            open_store(empty)
+        assert PostgresStore(empty).upgrade()
+        assert not PostgresStore(empty).upgrade()
+        assert db.execute("SELECT version, oldest FROM about").fetchall() == [(2, 1)]
+        with closing(open_store(empty)) as store:
+            assert store.session("s") == a_row(writer=None, address=None)
+            assert store.claim(a_claim(attachment_id="b")) == a_claim(writer=None)
+            assert store.lease("w") == a_writer(renewed_at=T0)
+            store.write([a_record(1, 1, writer="v", attachment_id="v")], [a_row(writer="v")])
+            assert store.session("s") == a_row(writer="v")
+            assert [number for number, _ in store.records()] == [1, 2]
 
 
 def test_a_program_that_knows_older_tables_goes_on_as_long_as_they_let_it(server, database, url, store):
-    """One after the other can be brought to a newer version, while all of them write."""
-    store.write([a_record(1, 1)], [a_row()])
-    server.ask(
-        "ALTER TABLE lifecycle.records ADD COLUMN more text",
-        "ALTER TABLE lifecycle.sessions ADD COLUMN more text",
-        database=database,
-    )
-    set_version(server, database, 2, 1)
-    store.write([a_record(2, 2)], [a_row("t")])
-    with closing(open_store(url)) as another:
-        another.write([a_record(1, 1, writer="v", attachment_id="b")], [a_row("u")])
-        assert len(another.stored()) == 3
-        assert len(another.sessions()) == 3
-    set_version(server, database, 9, 2)
-    with pytest.raises(ConfigError, match=r"newer version of lifecycle made its tables \(schema 9, .* knows 1\)"):
+    """One after the other can be brought to a newer version, while all of them write; the log of both verifies."""
+    with Client(adapter="memory", store=url) as client, closing(psycopg.connect(url, autocommit=True)) as db:
+        db.execute("SET search_path = lifecycle, pg_temp")
+        announce(store, ["old"], Maker("old", "host", 42, "0.1"), T0)
+        prev = FIRST
+        for number in range(1, 4):
+            with client.Session() as session:
+                assert store.session(session.session_id).writer == client._core.journal.writer
+            prev = of_version_1(db, number, "old", name="t", prev=prev)
+    assert verify(store).problems == []
+    assert len(store.records(attachment_id="of old")) == 3
+    assert store.lease("old").lease_seconds is None
+    assert not store.fence("old")  # its lease is none that anybody could take
+    server.ask("UPDATE lifecycle.about SET version = 9, oldest = 3", database=database)
+    with pytest.raises(ConfigError, match=r"newer version of lifecycle made its tables \(schema 9, .* knows 2\)"):
         open_store(url)
     with pytest.raises(StoreError, match="newer version"):
         PostgresStore(url).upgrade()
-    assert server.ask("SELECT version, oldest FROM lifecycle.about", database=database) == [(9, 2)]
+    assert server.ask("SELECT version, oldest FROM lifecycle.about", database=database) == [(9, 3)]
 
 
 # --- what a server and a network do ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from both_ways import PATIENCE, eventually, in_threads
 from remote_service import KEY, RemoteService
 from server_rig import running
 
-from lifecycle import Client, journal, recovery
+from lifecycle import Client, lease, recovery
 from lifecycle.audit import RecordKind, StepOutcome
 from lifecycle.cli import main
 from lifecycle.errors import ConfigError, ReleaseFailed, SessionFailed, StoreError
@@ -608,12 +608,12 @@ def renewed(url):
 
 
 def test_an_owner_renews_its_lease_while_a_session_is_open(url, monkeypatch):
-    monkeypatch.setattr(journal, "LEASE_SECONDS", 0.15)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
     with Client(adapter=MemoryAdapter(), store=url) as client:
         with client.Session():
             first = renewed(url)
             eventually(lambda: renewed(url) > first, "the lease is renewed")
-        eventually(client._core.journal._renewal.done, "nothing is open any more")
+        eventually(client._core.journal.lease._tasks[0].done, "nothing is open any more")
 
 
 def moved_to_another_host(url, *, silent_for):

@@ -1759,7 +1759,15 @@ def test_options_of_both_are_keyword_only():
     for kind in (Client, AsyncClient):
         parameters = list(inspect.signature(kind).parameters.values())
         assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
-        assert [p.name for p in parameters] == ["adapter", "store", "clock", "reap_on_start", "spool", "checkpoints"]
+        assert [p.name for p in parameters] == [
+            "adapter",
+            "store",
+            "clock",
+            "reap_on_start",
+            "spool",
+            "lease_seconds",
+            "checkpoints",
+        ]
 
 
 def test_all_is_exact():

@@ -199,8 +199,15 @@ INDEXES = (
 )  # fmt: skip
 
 
+def without_leases(db):
+    """Makes of a database one from before there were leases."""
+    for table, column in (("sessions", "writer"), ("sessions", "address"), ("claims", "writer")):
+        db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+
+
 def without_index(db):
     """Makes of a database one from before there was an index."""
+    without_leases(db)
     for name in INDEXES:
         db.execute(f"DROP TABLE {name}")
 
@@ -345,6 +352,7 @@ def test_a_database_of_schema_6_is_brought_up(crowd, path):
     sealed = bits_in(path)
     crowd.close()
     with closing(sqlite3.connect(path)) as db:
+        without_leases(db)
         db.execute("DROP TABLE record_label_bits")
         db.execute("PRAGMA user_version=6")
     with closing(SQLiteStore(path)) as again:
@@ -494,12 +502,29 @@ def test_a_database_of_an_older_schema_is_brought_up(store, path):
             again.open()
             assert [r for _, r in again.records()] == [a_record()]
             assert again.claim(a_claim()) is None
-            assert again.unfinished() == [a_row(held_until=None)]
+            assert again.unfinished() == [a_row(held_until=None, writer=None, address=None)]
             again.renew(a_writer())
             assert again.open_attachments() == {}  # of what was open before, nobody knows the writer
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sessions_unfinished'").fetchone()
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_a_database_of_schema_7_is_brought_up(store, path):
+    store.write([a_record()], [a_row()])
+    store.claim(a_claim())
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        without_leases(db)
+        db.execute("PRAGMA user_version=7")
+    with closing(SQLiteStore(path)) as again:
+        again.open()
+        assert again.session("s") == a_row(writer=None, address=None)
+        again.write([], [a_row(writer="w", address="https://there")])
+        assert again.session("s") == a_row(writer="w", address="https://there")
+        assert again.claim(a_claim(attachment_id="b")) == a_claim(writer=None)
+        assert again.claim(a_claim(writer="w")) is None
+        assert again.claim(a_claim(attachment_id="b")) == a_claim(writer="w")
 
 
 def test_a_key_is_held_by_one_of_many_that_ask_at_once(store, path):

@@ -35,11 +35,11 @@ _AFTER_THE_END: Final = frozenset(
 _STANDING: Final = frozenset(
     map(str, (RecordKind.REJECTED, RecordKind.IGNORED, RecordKind.JOINED, RecordKind.EXTENDED, RecordKind.HELD))
 )
-_INTENT, _COMMIT, _DIVERTED, _HOOKS, _SPILLED, _RECOVERED, _JOINED = (
+_INTENT, _COMMIT, _DIVERTED, _HOOKS, _SPILLED, _RECOVERED, _JOINED, _STALE = (
     str(kind)
     for kind in (
         RecordKind.INTENT, RecordKind.COMMIT, RecordKind.DIVERTED, RecordKind.HOOKS, RecordKind.SPILLED,
-        RecordKind.RECOVERED, RecordKind.JOINED,
+        RecordKind.RECOVERED, RecordKind.JOINED, RecordKind.STALE,
     )
 )  # fmt: skip
 
@@ -110,6 +110,8 @@ def _unfit(
     """Why such a record can't stand there, whatever was in flight."""
     if kind not in _KINDS or event not in _EVENTS or source not in _STATES or dest not in _STATES:
         return f"{kind} of {event}, {source} -> {dest}, is no record of this version"
+    if kind == _STALE:
+        return None  # it is among its like, and leads nowhere
     if edges is None:
         return f"it was written by version {table} of the table, which this version does not know"
     if kind in (_INTENT, _COMMIT, _DIVERTED, _HOOKS) and (event, source, dest) not in edges:
@@ -135,6 +137,8 @@ def _carried(before: Standing, kind: str, event: str, dest: str) -> tuple[Standi
     if kind == _COMMIT:
         after = Standing(dest, None if event in _OPENING else opening)
         return after, None if ending or opening == event else "no intent came before it"
+    if kind == _STALE:
+        return Standing(ENDED), None  # nothing more is expected
     if kind == _RECOVERED:
         return before if before.over else Standing(dest, opening), None
     if kind == _DIVERTED and event in _OPENING:
@@ -153,7 +157,7 @@ class Replayed:
     Attributes:
         attachment_id: Which one.
         session_id: Its session; None while it has none.
-        state: Its state.
+        state: Its state; of what was said after a lease was lost, `closed`.
         pending: True while an intent has neither its commit nor a recovery.
         records: Number of its records.
         problems: What is wrong with them, in their order.

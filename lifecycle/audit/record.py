@@ -71,6 +71,8 @@ class RecordKind(enum.StrEnum):
     """``records`` of this attachment, so many, were refused by the store, kept in a rescue file, and written late."""
     RECOVERED = "recovered"
     """Written by a later process about a session whose owner died: its end, or that what it left was released."""
+    STALE = "stale"
+    """What a process said of an attachment after it had lost its lease: kept, and changes nothing. See `said`."""
 
 
 class StepOutcome(enum.StrEnum):
@@ -128,6 +130,8 @@ class Record:
         adapter: Name of the adapter.
         at: Time of the record, UTC.
         offset: Seconds of monotonic time since the writer began.
+        said: For `stale`, the kind that the record would have had; else None. Its other fields are what it said, also
+            `at`; its attachment is the one it was about, followed by ``~`` and its writer, so it is in nobody's way.
         skew: Seconds by which the clock of the store was ahead of the host's when they were compared last, so that the
             store's time of the record is `at` and these; None for a store without a clock of its own.
         event: The event.
@@ -135,7 +139,7 @@ class Record:
         dest: The state the edge leads to; the same as `source` where none is taken.
         in_flight: What was in flight when the event arrived.
         cause: Who or what sent the event: caller, deadline, backend, step, signal, exit, abandoned, owner, reaper,
-            rescue file.
+            lease, rescue file.
         close_reason: For endings.
         error: Class name of the error that caused or answered the event, or None.
         guards: The guards of the edge with their results.
@@ -182,6 +186,7 @@ class Record:
     table: int = TABLE_VERSION
     schema: int = SCHEMA_VERSION
     prev: str = FIRST
+    said: RecordKind | None = None
     skew: float | None = None
     _body: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -244,6 +249,7 @@ class Record:
                 "pid": self.pid,
                 "prev": self.prev,
                 "principal": self.principal,
+                **({"said": self.said} if self.said is not None else {}),
                 "schema": self.schema,
                 "session_id": self.session_id,
                 **({"skew": _measured(self.skew)} if self.skew is not None else {}),
@@ -293,6 +299,7 @@ class Record:
                     StepResult(**{**s, "outcome": StepOutcome(s["outcome"]), "ms": float(s["ms"])}) for s in d["steps"]
                 ),
                 offset=float(d["offset"]),
+                said=RecordKind(d["said"]) if d.get("said") is not None else None,
                 skew=float(d["skew"]) if d.get("skew") is not None else None,
             )
             record = cls(**d)

@@ -173,6 +173,7 @@ _STAYS: Final = (
     RecordKind.EXTENDED,
     RecordKind.HELD,
     RecordKind.SPILLED,
+    RecordKind.STALE,
 )
 """Kinds of records in which no state is left."""
 
@@ -194,6 +195,8 @@ def _why(record: Record) -> Text:
         why.append(f" {record.counts.get('seconds', 0) / 60:.3g} min")
     if record.kind is RecordKind.SPILLED:
         why.append(f" {record.counts.get('records', 0)} records, written late")
+    if record.said is not None:
+        why.append(f" {record.said} to {record.dest}, after its lease was lost")
     if record.note is not None:
         why.append(f" {record.note}")
     if record.error is not None:

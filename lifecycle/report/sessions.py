@@ -203,6 +203,8 @@ def _why(r: Record) -> str:
         told.append(f"{r.counts.get('seconds', 0) / 60:.3g} min")
     if r.kind is RecordKind.SPILLED:
         told.append(f"{r.counts.get('records', 0):,} records were written late")
+    if r.said is not None:
+        told.append(f"{r.said} to {r.dest}, said after its lease was lost")
     failed = [given(guard.guard) for guard in r.guards if not guard.held]
     if failed:
         told.append(f"not: {', '.join(failed)}")

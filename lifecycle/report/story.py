@@ -25,6 +25,7 @@ _MARKS: Final = frozenset(
         RecordKind.EXTENDED,
         RecordKind.HELD,
         RecordKind.SPILLED,
+        RecordKind.STALE,
     }
 )
 """Kinds of records in which no state is left and no step is run."""

@@ -34,6 +34,7 @@ _SHAPES: Final = {
     RecordKind.EXTENDED: '<path d="M-4-5L5 0L-4 5z"/>',
     RecordKind.HELD: '<path d="M-3-5V5M3-5V5"/>',
     RecordKind.SPILLED: '<path d="M-4-4H4V4H-4z"/>',
+    RecordKind.STALE: '<path d="M-5 0H5M-3-4L3 4"/>',
 }
 
 SHAPES: Final = (

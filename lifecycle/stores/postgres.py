@@ -20,10 +20,11 @@ import orjson
 from psycopg import DatabaseError, errors
 
 from lifecycle.audit.merkle import leaf_hash
+from lifecycle.errors import LeaseLost
 from lifecycle.ports import ROW_TIMES, Claim, SessionRow, Stored, Writer
 from lifecycle.stores.common import UNFINISHED, check_page, check_rows, decode, encode, kept_hash, refused, row_of
 from lifecycle.stores.postgres_find import find_records, find_sessions, label_texts, shape_of
-from lifecycle.stores.postgres_server import NO_TABLES, Connection, Server
+from lifecycle.stores.postgres_server import LOST, NO_TABLES, Connection, Server
 
 if TYPE_CHECKING:
     from lifecycle.audit import Record
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OLDEST", "ROLES", "SCHEMA_VERSION", "SECONDS", "PostgresStore", "script"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """The version of the tables that this version of the library makes and writes."""
 
 OLDEST: Final = 1
@@ -48,8 +49,8 @@ _READ_SECONDS: Final = 120.0
 ROLES: Final = ("lifecycle_writer", "lifecycle_pruner", "lifecycle_reader")
 """The roles, which log in by nothing themselves: what works with the store is granted one of them."""
 
-_UPGRADES: Final[Mapping[int, Sequence[str]]] = {}
-"""What makes tables of a version into those of the next."""
+_FILES: Final = ("postgres.sql", "postgres_leases.sql")
+"""What makes tables of the first version, and of each version those of the next."""
 
 _ABOUT: Final = f"INSERT INTO about (version, oldest) VALUES ({SCHEMA_VERSION}, {OLDEST})"  # noqa: S608
 
@@ -77,6 +78,7 @@ _ROW_COLUMNS: Final = {
     "last_accessed_at": "timestamptz", "held_until": "timestamptz", "timeout_minutes": "double precision",
     "max_duration_minutes": "double precision", "close_reason": "text", "error": "text", "owner_pid": "bigint",
     "owner_started": "text", "boot_id": "text", "host": "text", "control": "text", "facts": "text",
+    "writer": "text", "address": "text",
 }  # fmt: skip
 
 
@@ -105,15 +107,22 @@ _CLAIM: Final = (
     "WHERE claims.attachment_id IN (excluded.attachment_id, %s) RETURNING 1"
 )
 _HELD: Final = f"SELECT {', '.join(_CLAIMED)} FROM claims WHERE adapter = %s AND key = %s"  # noqa: S608 - as above
-_WRITER: Final = tuple(f.name for f in fields(Writer) if f.compare)
+_WRITER: Final = (*(f.name for f in fields(Writer) if f.compare), "lease_seconds")
+_STANDS: Final = ("fenced", "silent")
+_STANDING: Final = (
+    f"{', '.join(_WRITER)}, fenced_at IS NOT NULL, extract(epoch FROM clock_timestamp() - seen_at)::float8"
+)
 _RENEW: Final = (
     f"INSERT INTO writers ({', '.join(_WRITER)}, seen_at) "  # noqa: S608 - as above
     f"VALUES ({', '.join(['%s'] * len(_WRITER))}, clock_timestamp()) "
     f"ON CONFLICT (writer) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in (*_WRITER[1:], 'seen_at'))}"
 )
-_OPEN: Final = (
-    f"SELECT attachment_id, {', '.join(_WRITER)}, "  # noqa: S608 - as above
-    "extract(epoch FROM clock_timestamp() - seen_at)::float8 FROM open_attachments JOIN writers USING (writer)"
+_OPEN: Final = f"SELECT attachment_id, {_STANDING} FROM open_attachments JOIN writers USING (writer)"  # noqa: S608 - as above
+_LEASE: Final = f"SELECT {_STANDING} FROM writers WHERE writer = %s"  # noqa: S608 - as above
+_FENCED: Final = "SELECT 1 FROM writers WHERE writer = ANY(%s) AND fenced_at IS NOT NULL"
+_FENCE: Final = (
+    "UPDATE writers SET fenced_at = clock_timestamp() WHERE writer = %s AND fenced_at IS NULL "
+    "AND seen_at + make_interval(secs => lease_seconds) < clock_timestamp()"
 )
 _SELECT: Final = f"SELECT {', '.join(_ROW_COLUMNS)} FROM sessions"  # noqa: S608 - names of our own
 
@@ -123,7 +132,6 @@ _time: Final = (time.time,)  # in a tuple, where clock fakes do not find it
 
 _REFUSED: Final = "LC001"
 """The code with which a trigger of ours refuses."""
-
 _KEPT: Final = 10_000
 """Classes whose numbers are remembered, so that most records ask for none."""
 
@@ -210,12 +218,10 @@ class PostgresStore:
                     raise server.error(*NO_TABLES)
                 if version is not None and version > SCHEMA_VERSION:
                     raise server.error(*_newer(version))
+                for statements in _tables(since=version or 0):
+                    db.ask(statements)
                 if version is None:
-                    db.ask(_tables())
                     db.ask(_ABOUT)
-                for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
-                    for statement in _UPGRADES[older]:
-                        db.ask(statement)
                 db.ask("UPDATE about SET version = %s, oldest = %s", (SCHEMA_VERSION, OLDEST))
                 if roles:
                     db.ask(_rights())
@@ -276,6 +282,8 @@ class PostgresStore:
             except DatabaseError as e:
                 if e.sqlstate != _REFUSED:
                     raise
+                if db.ask(_FENCED, ([record.writer for record in records],)).fetchone():
+                    raise LeaseLost(LOST.format(self.url), store=self.url) from e  # which is why it does not fit
                 raise self._refusal(e, records) from e
 
     def _ask_time(self, db: Connection, statement: str = _CLOCK, values: Sequence[object] = ()) -> None:
@@ -491,26 +499,42 @@ class PostgresStore:
         """Take note of a writer; see `lifecycle.ports.Store.renew`.
 
         Raises:
+            LeaseLost: Its lease has ended, and another took it.
             StoreError: Nothing was written.
         """
         with self._server.use() as db:
             db.ask(_RENEW, [getattr(writer, name) for name in _WRITER])
 
+    def fence(self, writer: str) -> bool:
+        """Take a writer's lease, where it is over; see `lifecycle.ports.Leases.fence`.
+
+        Raises:
+            StoreError: Nothing was changed; or nobody knows, where the connection broke before the answer.
+        """
+        with self._server.use() as db:
+            db.ask(_FENCE, (writer,))
+            if db.ask(_FENCED, ([writer],)).fetchone() is None:
+                return False
+            _settled(db)  # what had looked before has ended; what looks from now on is refused
+            return True
+
+    def lease(self, writer: str) -> Writer | None:
+        """How a writer stands; see `lifecycle.ports.Leases.lease`."""
+        with self._server.use() as db:
+            found = db.ask(_LEASE, (writer,)).fetchone()
+        return _to_writer(found) if found else None
+
     def open_attachments(self) -> Mapping[str, Writer]:
         """Attachments without an end; see `lifecycle.ports.Store.open_attachments`."""
         with self._server.use() as db:
             found = db.ask(_OPEN).fetchall()
-        writers: dict[str, Writer] = {}
-        for attachment_id, *values in found:
-            known = dict(zip((*_WRITER, "silent"), values, strict=True))
-            known["renewed_at"] = cast("datetime", known["renewed_at"]).astimezone(UTC)
-            writers[attachment_id] = Writer(**known)
-        return writers
+        return {attachment_id: _to_writer(values) for attachment_id, *values in found}
 
     def claim(self, claim: Claim, *, replacing: str | None = None) -> Claim | None:
         """Hold a key unless somebody else does; see `lifecycle.ports.Store.claim`.
 
         Raises:
+            LeaseLost: The lease that it would be held under has ended, and another took it.
             StoreError: Nothing was written; or nobody knows, where the connection broke before the answer.
         """
         values = [*(getattr(claim, name) for name in _CLAIMED), replacing]
@@ -535,17 +559,26 @@ class PostgresStore:
             )
 
 
+def _to_writer(values: Sequence[Any]) -> Writer:
+    known = dict(zip((*_WRITER, *_STANDS), values, strict=True))
+    return Writer(**{**known, "renewed_at": cast("datetime", known["renewed_at"]).astimezone(UTC)})
+
+
 def _again(url: str, seconds: float) -> PostgresStore:
     return PostgresStore(url, seconds=seconds)
 
 
 def script(*, roles: bool = True) -> str:
     """All that `PostgresStore.make` does to an empty database, as statements for whoever may do it there."""
-    return f"BEGIN;\n\n{_tables()}\n{_ABOUT};\n\n{_rights() if roles else ''}COMMIT;\n"
+    tables = "\n".join(_tables())
+    return f"BEGIN;\n\n{tables}\n{_ABOUT};\n\n{_rights() if roles else ''}COMMIT;\n"
 
 
-def _tables() -> str:
-    return resources.files("lifecycle.stores").joinpath("postgres.sql").read_text(encoding="utf-8")
+def _tables(*, since: int = 0) -> list[str]:
+    """What makes tables of a version into those of this one; of none, the whole."""
+    files = resources.files("lifecycle.stores")
+    place = "SET LOCAL search_path = lifecycle, pg_temp;\n\n"
+    return [place * bool(n) + files.joinpath(name).read_text(encoding="utf-8") for n, name in enumerate(_FILES[since:])]
 
 
 def _rights() -> str:

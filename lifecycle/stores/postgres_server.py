@@ -23,12 +23,12 @@ import psycopg
 from psycopg import conninfo
 from psycopg.pq import TransactionStatus
 
-from lifecycle.errors import ConfigError, StoreError
+from lifecycle.errors import ConfigError, LeaseLost, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-__all__ = ["NO_TABLES", "Connection", "Server"]
+__all__ = ["LOST", "NO_TABLES", "Connection", "Server"]
 
 RV = TypeVar("RV")
 Parameters = Sequence[object] | Mapping[str, object]
@@ -48,6 +48,14 @@ _SET: Final = (
     ("client_encoding", "UTF8"),
     ("default_transaction_isolation", "read committed"),
     ("standard_conforming_strings", "on"),
+)
+
+_STALE: Final = "LC004"
+"""The code with which a trigger of ours refuses a writer whose lease was taken."""
+
+LOST: Final = (
+    "the store {}: the lease of this process has ended, and another may have taken over what it held; nothing was "
+    "written"
 )
 
 _KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
@@ -176,6 +184,8 @@ class Server:
                 connection.seconds = self._seconds if seconds == -1 else seconds
                 yield connection
             except psycopg.Error as e:
+                if e.sqlstate == _STALE:
+                    raise LeaseLost(LOST.format(self.url), store=self.url) from e
                 raise self.error(*self._explain(e)) from e
             finally:
                 self._look_after()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "SQLiteStore"]
 
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 """The version of the tables, kept in the file's ``user_version``."""
 
 APPLICATION_ID: Final = 0x6C696665
@@ -129,6 +129,12 @@ _NEVER_GO: Final = """CREATE TRIGGER records_never_go BEFORE DELETE ON records B
         SELECT RAISE(ABORT, 'a record is never deleted');
     END"""
 
+_LEASES: Final = (
+    "ALTER TABLE sessions ADD COLUMN writer TEXT",
+    "ALTER TABLE sessions ADD COLUMN address TEXT",
+    "ALTER TABLE claims ADD COLUMN writer TEXT",
+)
+
 _UPGRADES: Final[Mapping[int, Sequence[str]]] = {
     1: (_CLAIMS,),
     2: (_UNFINISHED_INDEX, "ALTER TABLE sessions ADD COLUMN held_until TEXT"),
@@ -136,6 +142,7 @@ _UPGRADES: Final[Mapping[int, Sequence[str]]] = {
     4: ("ALTER TABLE records ADD COLUMN hash BLOB", *_REGISTER, "DROP TRIGGER records_in_order", _IN_ORDER),
     5: (*sqlite_index.TABLES, *sqlite_index.FILL),
     6: (*sqlite_index.BITS, *sqlite_index.FILL_BITS),
+    7: _LEASES,
 }
 """What makes a database of a version into one of the next."""
 
@@ -192,6 +199,7 @@ _SCHEMA: Final = (
     "CREATE INDEX sessions_by_state ON sessions (state, created_at)",
     _UNFINISHED_INDEX,
     _CLAIMS,
+    *_LEASES,
     *_WRITERS,
     *_REGISTER,
     *sqlite_index.TABLES,

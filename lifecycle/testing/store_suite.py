@@ -103,6 +103,8 @@ def a_row(session_id: str = "s", **fields: Any) -> SessionRow:
         "boot_id": "boot",
         "host": "host",
         "control": "a socket",
+        "writer": "w",
+        "address": "https://there",
         "facts": {"pid": "43"},
     }
     return SessionRow(**{**given, **fields})
@@ -119,6 +121,7 @@ def a_claim(**fields: Any) -> Claim:
         "owner_started": "1234",
         "boot_id": "boot",
         "host": "host",
+        "writer": "w",
     }
     return Claim(**{**given, **fields})
 

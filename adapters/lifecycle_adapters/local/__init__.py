@@ -8,6 +8,7 @@ Rule: no debugging port, no shared profile, no browser that outlives its owner.
     process.py   the exit as an event
     window.py    the first page and the viewport
     backend.py   all of it together
+    guard.py     the process that ends browsers with the lease
     forks.py     what a forked child must not keep
     procs.py     processes by more than their pid
 """
@@ -63,7 +64,7 @@ class LocalAdapter(OwnedSessions):
         self._chrome_args = tuple(chrome_args)
         self._sweeping: threading.Thread | None = None
         if sys.platform != "win32":  # nothing is imported in the middle of a start: see `_NEEDED` in lifecycle.core
-            for module in ("backend", "launch", "profiles", "window"):
+            for module in ("backend", "guard", "launch", "profiles", "window"):
                 importlib.import_module(f"lifecycle_adapters.local.{module}")
 
     @property

@@ -18,12 +18,14 @@ from lifecycle.states import CloseReason, State
 from lifecycle_adapters.cdp_scopes import ScopedCookies
 from lifecycle_adapters.local import forks, procs
 from lifecycle_adapters.local.downloads import Kept
+from lifecycle_adapters.local.guard import guard
 from lifecycle_adapters.local.launch import close_pipe
 from lifecycle_adapters.local.process import BrowserProcess
 from lifecycle_adapters.local.profiles import profiles
 from lifecycle_adapters.local.window import set_viewport, wait_for_page
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Sequence
 
     from lifecycle.config import SessionOptions
@@ -81,6 +83,8 @@ class LocalBackend:
         self._kept: Kept | None = None
         self._active = False
         self.headed: Final = headed
+        self._started = launched.started
+        self._guard: subprocess.Popen[bytes] | None = None
         self._process = BrowserProcess(launched, self._exited)
 
     @property
@@ -131,6 +135,7 @@ class LocalBackend:
         Raises:
             StartFailed: It did not come up.
         """
+        self._host.follow_lease(self._hold)
         facts = {"pid": str(self.pid), "profile": str(self._profile.folder), "executable": executable}
         await self._host.journal({**facts, "headed": str(self.headed).lower()})
         self._pipe_is_ours = False  # from here on it is the gateway's, which closes it whatever happens
@@ -180,7 +185,13 @@ class LocalBackend:
         lines = [re.sub(r"^\[[\d:/.]+:(\w+):", r"[\1:", line.strip())[:300] for line in lines if line.strip()]
         return " | ".join(lines[-_TAIL:])
 
+    def _hold(self, until: float) -> None:
+        """The lease lasts until then."""
+        if not self._process.exited.done():
+            guard.hold(self.pid, self._started, until)
+
     def _exited(self, code: int) -> None:
+        self._guard = guard.forget(self.pid)
         if not self._active:
             return
         self._active = False
@@ -260,6 +271,9 @@ class LocalBackend:
 
     def _clean_up(self) -> None:
         """Remove the folder, once nobody writes to it any more. A folder that stays is a matter for the next sweep."""
+        if self._guard is not None:
+            guard.end(self._guard)
+            self._guard = None
         if not procs.wait_group(self.pid, _GROUP_BUDGET):
             _log.warning("children of Chromium (process group %d) outlived it", self.pid)
         profiles.remove(self._profile)
