@@ -39,6 +39,7 @@ from lifecycle.errors import (
     UsageError,
 )
 from lifecycle.hooks import Transition
+from lifecycle.peers import Peers
 from lifecycle.session import AsyncSession, Session
 from lifecycle.signals import SignalStops, stop_on_signals
 from lifecycle.states import CloseReason, Event, State
@@ -70,6 +71,7 @@ __all__ = [
     "LifecycleError",
     "Observation",
     "OperationFailed",
+    "Peers",
     "Record",
     "RecordKind",
     "ReleaseFailed",

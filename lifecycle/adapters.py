@@ -54,11 +54,12 @@ def adapter_names() -> list[str]:
     return sorted({*_BUILTIN, *_installed()})
 
 
-def find_adapter(adapter: str | Adapter | None) -> Adapter:
+def find_adapter(adapter: str | Adapter | None, **arguments: object) -> Adapter:
     """An adapter, made anew where it is given by its name.
 
     Args:
         adapter: Its name; None for ``LIFECYCLE_ADAPTER`` of the environment, else ``local``; or an adapter, as it is.
+        **arguments: What one that is given by its name is made with.
 
     Raises:
         ConfigError: There is no adapter of that name, or the object is none.
@@ -78,12 +79,12 @@ def find_adapter(adapter: str | Adapter | None) -> Adapter:
     target = _BUILTIN.get(adapter)
     if target is not None:
         module, _, name = target.partition(":")
-        made: Adapter = getattr(importlib.import_module(module), name)()
+        made: Adapter = getattr(importlib.import_module(module), name)(**arguments)
         return made
     points = _installed()
     if adapter not in points:
         raise ConfigError(option="adapter", value=adapter, allowed=nearest(adapter, {*points, *_BUILTIN}))
-    return cast("Adapter", points[adapter].load()())
+    return cast("Adapter", points[adapter].load()(**arguments))
 
 
 def _installed() -> Mapping[str, EntryPoint]:

@@ -383,7 +383,7 @@ class Attachment:
             return self.backend_end.detail
         return describe(self.error) if self.error is not None else None
 
-    def row(self, owner: Owner, control: str | None, *, released: bool) -> SessionRow | None:
+    def row(self, owner: Owner, control: str | None, address: str | None, *, released: bool) -> SessionRow | None:
         """The ledger row as things stand, or None for a guest or while there is no session id."""
         if self.guest or self.session_id is None:
             return None
@@ -408,5 +408,6 @@ class Attachment:
             boot_id=owner.boot,
             host=owner.host,
             control=control if not self.state.terminal else None,
+            address=address if not self.state.terminal else None,
             facts=dict(self.facts_kept),
         )

@@ -34,6 +34,7 @@ from lifecycle.errors import ConfigError
 from lifecycle.hooks import Hook, HookFunction, make_hooks
 from lifecycle.lease import LEASE_SECONDS, LEAST_SECONDS
 from lifecycle.page import hold_driver, release_driver, tidy_driver
+from lifecycle.peers import Peers, peers_of
 from lifecycle.ports import Adapter, Clock, Store
 from lifecycle.session import AsyncSession, Exit, Finalizers, Session, left
 from lifecycle.states import CloseReason, State
@@ -86,6 +87,7 @@ class BaseClient:
         reap_on_start: bool = True,
         spool: bool = False,
         lease_seconds: float = LEASE_SECONDS,
+        peers: Peers | None = None,
         checkpoints: Checkpoints | str | os.PathLike[str] | Callable[[str], object] | None = None,
     ) -> None:
         if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
@@ -97,6 +99,8 @@ class BaseClient:
         self._reap_on_start = check_flag("reap_on_start", reap_on_start)
         self._spool = check_flag("spool", spool)
         self._lease_seconds = check_seconds("lease_seconds", lease_seconds, least=LEAST_SECONDS)
+        self._peers = peers_of(peers)
+        self._address: str | None = None
         self._publisher = make_publisher(checkpoints)
         self._kept: dict[str, Session | AsyncSession] = {}
         self._hooks: list[Hook] = []
@@ -104,7 +108,8 @@ class BaseClient:
         self._core_now = self._new_core()
 
     def _new_core(self) -> ClientCore:
-        core = ClientCore(supervisor(), self._adapter, self._clock, owns_adapter=self._owns_adapter)
+        core = ClientCore(supervisor(), self._adapter, self._clock, owns_adapter=self._owns_adapter, peers=self._peers)
+        core.address = self._address
         core.client = weakref.ref(self)
         store, reap, publisher = self._store, self._reap_on_start, self._publisher
         spool, lease_seconds = self._spool, self._lease_seconds
@@ -118,6 +123,10 @@ class BaseClient:
         for watch in self._watchers:
             watch(core)
         return core
+
+    def _advertise(self, address: str) -> None:
+        """Tell clients on other hosts, in the ledger, that they reach sessions that begin from now on there."""
+        self._address = self._core.address = address
 
     def _watch(self, watch: Callable[[ClientCore], None]) -> None:
         """Have `watch` called with the client's side on the supervisor: this one, and a fresh one after a fork."""
@@ -250,6 +259,9 @@ class Client(BaseClient):
             the store does not answer, sessions are ended 90 seconds before the end of the lease (or half of one that is
             shorter), with the close reason ``lease_lost``, and no browser is left at its end, even where this process
             is stopped; then others may take over what was its own. At least 2. Other stores have no leases.
+        peers: How servers on other hosts are reached that own sessions in the same store, so that those can be attached
+            to and stopped from here. By default with the token in ``LIFECYCLE_PEERS_TOKEN`` of the environment, and by
+            ``http://`` only where ``LIFECYCLE_PEERS_HTTP`` is 1; without one no server is asked.
         checkpoints: A file that checkpoints of the log are appended to, every minute, every 1,000 records and at the
             end; a function that is called with each, as text, on a worker thread; or `lifecycle.audit.Checkpoints`, to
             have them signed. By default the file that ``LIFECYCLE_CHECKPOINTS`` of the environment names, signed with

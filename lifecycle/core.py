@@ -20,17 +20,20 @@ from lifecycle.attachment import Attachment, SessionStatus
 from lifecycle.clocks import SystemClock
 from lifecycle.errors import (
     AuditError,
+    BackendError,
     ConfigError,
     ConnectionLost,
     CookieError,
     CookieFileError,
     HookError,
     ReleaseFailed,
+    StartFailed,
     UnsupportedOperation,
     UsageError,
 )
 from lifecycle.flow import Flow
 from lifecycle.hooks import refuse_in_hook
+from lifecycle.identity import host_name
 from lifecycle.journal import Journal, about
 from lifecycle.lease import LEASE_SECONDS
 from lifecycle.logs import event_fields, session_fields
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from lifecycle.engine import OpenStore, Supervisor
     from lifecycle.hooks import Hook, Transition
     from lifecycle.keyed import Holding
+    from lifecycle.peers import Peers
     from lifecycle.ports import Adapter, Backend, CdpEndpoint, Clock, Host, SessionRow, Store
 
 __all__ = ["ClientCore", "merge", "unknown_session"]
@@ -129,7 +133,15 @@ class _Host:
 class ClientCore:
     """One client as the supervisor sees it: its adapter, store, clock, hooks and attachments."""
 
-    def __init__(self, sup: Supervisor, adapter: Adapter, clock: Clock | None, *, owns_adapter: bool = False) -> None:
+    def __init__(
+        self,
+        sup: Supervisor,
+        adapter: Adapter,
+        clock: Clock | None,
+        *,
+        owns_adapter: bool = False,
+        peers: Peers | None = None,
+    ) -> None:
         self.supervisor = sup
         self.adapter = adapter
         self._owns_adapter = owns_adapter
@@ -143,6 +155,11 @@ class ClientCore:
         self._contexts: weakref.WeakValueDictionary[str, Attachment] = weakref.WeakValueDictionary()
         self._opened: OpenStore | None = None
         self._store_url = ""
+        self.address: str | None = None
+        """Where clients on other hosts reach the server that owns its sessions."""
+        self.peers = peers
+        self._reached: dict[str, Adapter] = {}
+        """The servers on other hosts, by their address."""
         self.policy = OperationPolicy()
         """What operations on pages may do beyond the page."""
         self.closed = False
@@ -179,6 +196,8 @@ class ClientCore:
         leases that is done again and again, since nothing tells of a lease that ends.
         """
         self._load()
+        if self.peers is not None:  # loads what attaching there will need, and sees that the token can be sent
+            await (await self.supervisor.run_blocking(self.peers.adapter, "https://localhost")).aclose()
         async with self._life:
             if not self.closed:
                 await self._open(store, spool=spool, lease_seconds=lease_seconds)
@@ -339,11 +358,12 @@ class ClientCore:
         for att in list(self._contexts.values()):  # who waits for the end of a session that never began
             if att.state is State.NOT_STARTED and att.in_flight is InFlight.NOTHING and att.ended is not None:
                 att.ended.set()
-        if self._owns_adapter:
+        for adapter in (*self._reached.values(), *([self.adapter] if self._owns_adapter else [])):
             try:
-                await self.adapter.aclose()
+                await adapter.aclose()
             except Exception as e:  # noqa: BLE001 - a foreign adapter may raise anything; the store is closed all the same
                 troubles.append(e)
+        self._reached.clear()
         if self._publisher is not None and opened.users > 1:
             await self.journal.checkpoint()  # others go on with this log, and what this client wrote is told now
         await self.supervisor.close_store(opened)
@@ -376,6 +396,7 @@ class ClientCore:
 
             key = await get_or_create(self, att)
         try:
+            await self._find_way(att)
             self.check_open()  # after the waits on the way, in which the client may be closed
             if self.supervisor.exiting:
                 msg = "the interpreter is ending, so a session that starts now would have no end"
@@ -402,6 +423,38 @@ class ClientCore:
         troubles = await self.flow.stop(att, caller, event=event, cause=cause, reason=reason)
         if troubles:
             raise merge(troubles)
+
+    async def _find_way(self, att: Attachment) -> None:
+        """Have a guest go by the server of its owner, where that is on another host.
+
+        Raises:
+            StartFailed: There is no way to it; says what is missing.
+        """
+        if att.guest and att.state is State.NOT_STARTED and "attach" not in att.adapter.capabilities:
+            await self.journal.flushed()
+            row = await self.row(att.session_id or "")
+            if row is not None and row.state is State.ACTIVE and row.host != host_name():
+                att.adapter = await self.peer(row)
+
+    async def peer(self, row: SessionRow) -> Adapter:
+        """What speaks to the server that owns a session on another host.
+
+        Raises:
+            StartFailed: There is none, or it can't be spoken to; says what is missing.
+        """
+        where = f"session {row.session_id} is owned by process {row.owner_pid} on host {row.host}, which"
+        if row.address is None:
+            why = f"{where} lets no other host in: serve it there, with `lifecycle serve --allow-remote`"
+        elif self.peers is None:
+            why = f"{where} is reached at {row.address} with a token: Client(peers=lifecycle.Peers(token=...))"
+        else:
+            try:
+                if row.address not in self._reached:
+                    self._reached[row.address] = await self.run_blocking(self.peers.adapter, row.address)
+                return self._reached[row.address]
+            except ConfigError as e:
+                why = f"{where} is reached at {row.address}, which is not allowed ({e.allowed})"
+        raise StartFailed(why, step="probe_backend", adapter=row.adapter)
 
     def left_block(self, att: Attachment) -> None:
         """A with block was left without its end having been called: an exception struck inside the library."""
@@ -515,7 +568,7 @@ class ClientCore:
             except ConnectionLost:  # it is over, and this attachment follows
                 if att.ended is not None:
                     await att.ended.wait()
-        elif att.guest and att.state is State.ACTIVE and isinstance(self.adapter, Directory):
+        elif att.guest and att.state is State.ACTIVE and isinstance(att.adapter, Directory):
             with contextlib.suppress(ConfigError):  # only this attachment knows it
                 return await self.get_session(att.session_id or "")
         return att.status()
@@ -710,6 +763,8 @@ class ClientCore:
             return status
         if row is None:
             raise unknown_session(session_id)
+        if row.host != host_name():
+            return await self._get_elsewhere(row)
         if self._here(session_id) is None and row.state is State.ACTIVE and row.control is not None:
             from lifecycle.control import ask  # noqa: PLC0415 - only sessions of other processes need it
 
@@ -718,6 +773,37 @@ class ClientCore:
                 return SessionStatus.from_json(await ask(row.control, "status", session_id))
             row = await self.row(session_id) or row
         return await self.as_it_stands(row)
+
+    async def _get_elsewhere(self, row: SessionRow) -> SessionStatus:
+        """The status of a session of another host: what its owner says, where that can be asked."""
+        from lifecycle.directory import told  # noqa: PLC0415 - only sessions of other hosts need it
+
+        status = await self.as_it_stands(row)
+        if not status.status.terminal and row.address is not None and self.peers is not None:
+            with contextlib.suppress(BackendError):  # the row is all there is
+                owner = await self.peer(row)
+                if isinstance(owner, Directory) and (known := await owner.get(row.session_id)) is not None:
+                    return told(known, row, row.adapter, self.clock.utcnow())
+        return status
+
+    async def _stop_elsewhere(self, row: SessionRow) -> SessionStatus:
+        """Have the owner of a session on another host stop it.
+
+        Raises:
+            ReleaseFailed: It could not be asked, or it could not release it.
+        """
+        try:
+            owner = await self.peer(row)
+            if isinstance(owner, Directory):
+                await owner.stop(row.session_id)
+        except (StartFailed, ConnectionLost, ReleaseFailed) as e:
+            status = await self.as_it_stands(await self.row(row.session_id) or row)
+            if status.status.terminal:
+                return status
+            if isinstance(e, ReleaseFailed):
+                raise
+            raise ReleaseFailed(f"{e}; it is still {status.status}", session_id=row.session_id) from e
+        return await self._get_elsewhere(await self.row(row.session_id) or row)
 
     def _directory(self, row: SessionRow | None) -> Directory | None:
         """The adapter, where it can tell of the session: one that it may own."""
@@ -766,6 +852,8 @@ class ClientCore:
             return await self._stop_at(directory, session_id)
         if status.status.terminal:
             return status
+        if row.host != host_name() and directory is None:
+            return await self._stop_elsewhere(row)
         if row.control is not None:
             from lifecycle.control import OwnerSilent, stop  # noqa: PLC0415 - only sessions of other processes need it
 
@@ -809,7 +897,7 @@ class ClientCore:
 
     def row_of(self, att: Attachment, *, released: bool) -> SessionRow | None:
         """The ledger row as things stand."""
-        return att.row(self.supervisor.owner, self.supervisor.control_path, released=released)
+        return att.row(self.supervisor.owner, self.supervisor.control_path, self.address, released=released)
 
     def handle_of(self, att: Attachment) -> object | None:
         """The user's handle."""

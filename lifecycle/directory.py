@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from lifecycle.core import ClientCore
     from lifecycle.ports import Directory, KnownSession, SessionRow
 
-__all__ = ["get_known", "list_known"]
+__all__ = ["get_known", "list_known", "told"]
 
 BATCH: Final = 20
 """Rows that are looked at together, each with a question to the service."""
 
 
-def _told(known: KnownSession, row: SessionRow | None, adapter: str, now: datetime) -> SessionStatus:
+def told(known: KnownSession, row: SessionRow | None, adapter: str, now: datetime) -> SessionStatus:
     """What the service says, as a status."""
     idle = known.last_accessed_at + timedelta(minutes=known.timeout_minutes)
     longest = known.created_at + timedelta(minutes=known.max_duration_minutes)
@@ -65,7 +65,7 @@ async def get_known(
     """
     known = await directory.get(session_id)
     if known is not None:
-        return _told(known, row, core.adapter.name, core.clock.utcnow())
+        return told(known, row, core.adapter.name, core.clock.utcnow())
     if row is None or row.state.terminal:
         return SessionStatus.of_row(row, core.clock.utcnow()) if row is not None else None
     return _forgotten(row, core.clock.utcnow())
@@ -99,7 +99,7 @@ async def list_known(
             break
     rows = await core.read(lambda s: {k.session_id: s.session(k.session_id) for k in found})
     statuses = [
-        core.own_status(k.session_id) or _told(k, rows[k.session_id], core.adapter.name, now)
+        core.own_status(k.session_id) or told(k, rows[k.session_id], core.adapter.name, now)
         for k in found
     ]  # fmt: skip
     at = 0

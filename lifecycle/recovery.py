@@ -105,7 +105,7 @@ def how_it_stands(store: Store, row: SessionRow) -> BackendEnd | None:
     if row.state is State.NOT_STARTED:
         msg = f"session {row.session_id} is still being started by process {row.owner_pid}; try again when it is active"
         raise StartFailed(msg, step="probe_backend", adapter=row.adapter)
-    if row.control is None:
+    if row.control is None and row.host == host_name():
         msg = f"session {row.session_id} has no control socket: its owner runs where there are none"
         raise StartFailed(msg, step="probe_backend", adapter=row.adapter)
     return None

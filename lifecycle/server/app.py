@@ -86,6 +86,8 @@ def create_app(
     if client is not None and (adapter is not None or store is not None):
         raise ConfigError(option="client", value="(given)", allowed="a client, or an adapter and a store, not both")
     serving = client if client is not None else AsyncClient(adapter=adapter, store=store)
+    if public_url is not None:
+        serving._advertise(public_url)  # noqa: SLF001 - where its sessions are reached
     serving._core.policy = over_the_wire(deny_private=deny_private)  # noqa: SLF001 - one policy for a client
     hosting = Hosting(serving, allow_chrome_args=allow_chrome_args)
 

@@ -149,6 +149,8 @@ def serve(
             public_url or f"http://{_told(address)}:{listening.getsockname()[1]}", token, made=made,
             adapter=app.state.hosting.client._adapter.name,  # noqa: SLF001 - told, not used
         )  # fmt: skip
+        if allow_remote:
+            app.state.hosting.client._advertise(serving.url)  # noqa: SLF001 - as above
         server = _Server(config_of(app, allow_remote=allow_remote), lambda: ready(serving))
         try:
             asyncio.run(server.serve(sockets=[listening]))

@@ -11,6 +11,7 @@ import email.utils
 import functools
 import json
 import logging
+import ssl
 import threading
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -360,8 +361,19 @@ def _broken(error: Exception, *, sent: bool) -> str:
     if isinstance(error, httpx.DecodingError):
         return "an answer that is too large or can't be decoded"
     if not sent:
-        return "no connection"
+        untrusted = _untrusted(error)
+        return "no connection" + (f" ({untrusted})" if untrusted is not None else "")
     return f"no whole answer ({type(error).__name__})"
+
+
+def _untrusted(error: BaseException | None) -> str | None:
+    """What is wrong with the certificate of the service, if that is it."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            told = f"its certificate is not trusted here: {error.verify_message}"
+            return f"{told}; SSL_CERT_FILE names those that are"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _words(data: object, key: str, *, secret: bool) -> str:
