@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 
+import psycopg  # noqa: F401 - compiled parts look at the real datetime
+
 TOLD = json.loads(sys.argv[1])
 
 # Before anything of the library binds what reads the time and the name of the host.

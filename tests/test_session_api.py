@@ -1766,6 +1766,7 @@ def test_options_of_both_are_keyword_only():
             "reap_on_start",
             "spool",
             "lease_seconds",
+            "peers",
             "checkpoints",
         ]
 
