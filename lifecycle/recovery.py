@@ -49,6 +49,7 @@ __all__ = [
     "owner_ended",
     "owner_gone",
     "reap",
+    "silence",
 ]
 
 _AT_ONCE: Final = 16
@@ -154,14 +155,16 @@ def left_behind(store: Store, *, anywhere: bool = False) -> LeftBehind:
 
 
 def lease_is_over(writer: Writer) -> bool:
-    """True when a process on another host, which took no lease, has not said for long that it lives.
+    """True when a process on another host, which took no lease, has not said for long that it lives."""
+    return writer.lease_seconds is None and writer.host != host_name() and silence(writer) > LEASE_SECONDS
 
-    By the clock of the store, where it has one: those of two hosts may be apart by more than that.
+
+def silence(writer: Writer) -> float:
+    """Seconds since a process last said that it lives.
+
+    By the clock of the store, where it has one: those of two hosts may be apart by more than a lease.
     """
-    if writer.lease_seconds is not None or writer.host == host_name():
-        return False
-    silent = writer.silent if writer.silent is not None else (datetime.now(UTC) - writer.renewed_at).total_seconds()
-    return silent > LEASE_SECONDS
+    return writer.silent if writer.silent is not None else (datetime.now(UTC) - writer.renewed_at).total_seconds()
 
 
 async def reap(core: ClientCore, *, dry_run: bool) -> list[SessionStatus]:

@@ -1,25 +1,22 @@
 """The way from a client's records to OpenTelemetry.
 
 Rule: `put` runs on the supervisor's loop; it queues and counts, and calls nothing of OpenTelemetry. `_take` runs on a
-thread of the watch's own, and calls nothing of the client. The rest is asked by readers of metrics, on any thread.
+thread of the watch's own, and calls nothing of the client.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import Counter
-from typing import TYPE_CHECKING, Final, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVarTuple
 
 from lifecycle import otel
-from lifecycle.audit import StepOutcome
 from lifecycle.loops import SerialWorker
+from lifecycle.numbers import Numbers
 from lifecycle.otel.spans import begins
-from lifecycle.states import State, Step
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from lifecycle.audit import Record
     from lifecycle.core import ClientCore
@@ -30,16 +27,12 @@ __all__ = ["Watch"]
 
 Ts = TypeVarTuple("Ts")
 
-_FAILED: Final = (StepOutcome.FAILED, StepOutcome.TIMED_OUT)
-
 
 class Watch:
     """One client, as this process watches it."""
 
     def __init__(self, core: ClientCore, spans: Spans, meters: Meters, told: otel.Instrumentation) -> None:
-        self.pid = os.getpid()
-        self.adapter = core.adapter.name
-        self.journal = core.journal
+        self.numbers = Numbers(core, meters.leaked)
         self._core = core
         self._spans = spans
         self._meters = meters
@@ -65,7 +58,7 @@ class Watch:
             self._meters.forget(self)
             self._worker.stop()
             return
-        self._note_release(record)
+        self.numbers.note(record)
         attachment_id = record.attachment_id
         opens = begins(record) and attachment_id not in self._begun
         if record.terminal and not opens:
@@ -78,16 +71,6 @@ class Watch:
             self._begun.add(attachment_id)
         self._queued += 1
         self._worker.submit(self._take, record, self._core.context_of(attachment_id) if opens else None)
-
-    def _note_release(self, record: Record) -> None:
-        att = self._core.active.get(record.attachment_id)
-        if att is not None and att.guest:
-            return  # what it could not do, its owner may
-        for step in record.steps:
-            if step.step == Step.RELEASE_BACKEND and step.outcome in _FAILED:
-                self._meters.leaked[record.attachment_id] = (self.pid, record.adapter)
-            elif step.step == Step.RELEASE_BACKEND and step.outcome is StepOutcome.DONE:
-                self._meters.leaked.pop(record.attachment_id, None)
 
     async def _flushed(self) -> None:
         try:
@@ -110,17 +93,3 @@ class Watch:
             if not self._told.errors:
                 self._core.supervisor.log_event("lifecycle.telemetry_failed", error=type(e).__name__)
             self._told.errors += 1
-
-    # --- asked by readers ---------------------------------------------------------------------------------------
-
-    def active(self) -> int:
-        """Number of sessions that are active."""
-        return sum(att.state is State.ACTIVE for att in list(self._core.active.values()))
-
-    def unreleased(self) -> Mapping[str, int]:
-        """Number of backends that this client's own sessions hold, by the state of the session."""
-        found: Counter[str] = Counter()
-        for att in list(self._core.active.values()):
-            if not att.guest and (att.backend is not None or att.acquiring):
-                found[att.state.value] += 1
-        return found
