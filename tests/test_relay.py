@@ -241,7 +241,7 @@ print(session.state)
         except BaseException:
             process.kill()
             raise
-    assert process.returncode == 143
+    assert process.returncode == 0
     assert TOKEN not in out + err
     assert os.path.basename(begun["cdp_url"]) not in out + err
 

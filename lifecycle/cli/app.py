@@ -308,7 +308,8 @@ def serve(
     where a client runs; the URL is a page that lists the sessions, too. Listens on loopback, unless --allow-remote
     lets in clients on other machines.
 
-    Ctrl-C and SIGTERM stop every session, save what has to be saved, and end the server.
+    Ctrl-C and SIGTERM stop every session, save what has to be saved, and end the server; after SIGTERM with exit
+    code 0 when all went well. Meanwhile /ready says 503, no session begins, and all other requests are answered.
     """
     from lifecycle.cli.serving import serve as serve_api  # noqa: PLC0415
 

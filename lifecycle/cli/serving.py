@@ -6,6 +6,7 @@ not printed; one that was made is, since nobody could know it else.
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.cli.signals import Interrupted
@@ -32,10 +33,10 @@ def serve(
     allow_remote: bool,
     public_url: str | None,
 ) -> None:
-    """Serve until a signal asks for the end.
+    """Serve until a signal asks for the end. After SIGTERM, which is how a server is ended, all is well.
 
     Raises:
-        Interrupted: It has ended, as the signal asked.
+        Interrupted: It has ended, as another signal asked.
         UnsupportedOperation: The extra is not installed.
         LifecycleError: It could not begin, or something went wrong as sessions were stopped.
     """
@@ -49,7 +50,7 @@ def serve(
         host=host, port=port, adapter=adapter, store=store, token=token, no_token=no_token, deny_private=deny_private,
         allow_chrome_args=allow_chrome_args, allow_remote=allow_remote, public_url=public_url, ready=_tell,
     )  # fmt: skip
-    if struck is not None:
+    if struck not in (None, signal.SIGTERM):
         raise Interrupted(struck)
 
 

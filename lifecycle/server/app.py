@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Security
+from fastapi import FastAPI, Request, Security
 from fastapi.security import HTTPBearer
 
 from lifecycle.client import AsyncClient
@@ -19,12 +20,13 @@ from lifecycle.ports import Adapter, Store
 from lifecycle.server.addresses import over_the_wire
 from lifecycle.server.guard import Guard, Keys, Names
 from lifecycle.server.hosting import Hosting
-from lifecycle.server.models import Health
+from lifecycle.server.models import Health, Problem, Ready
 from lifecycle.server.operations import router as operations
 from lifecycle.server.pages import router as pages
 from lifecycle.server.problems import HANDLERS
 from lifecycle.server.relay import Relay
 from lifecycle.server.relay import router as relay
+from lifecycle.server.sessions import hosting_of
 from lifecycle.server.sessions import router as sessions
 
 __all__ = ["create_app"]
@@ -116,6 +118,8 @@ def create_app(
     if allow_remote:
         app.include_router(relay)
     app.add_api_route("/health", _health, tags=["server"])
+    ending: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "The server is ending."}}
+    app.add_api_route("/ready", _ready, tags=["server"], responses=ending)
     app.add_middleware(Guard, keys=keys, names=names)
     return app
 
@@ -143,3 +147,9 @@ def _is_base_url(url: str) -> bool:
 async def _health() -> Health:
     """Whether the server is up. Needs no token."""
     return Health()
+
+
+async def _ready(request: Request) -> Ready:
+    """Whether the server starts sessions: not any more once it was told to end. Needs no token."""
+    hosting_of(request).check_open()
+    return Ready()

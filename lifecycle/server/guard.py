@@ -47,7 +47,7 @@ COOKIE: Final = "lifecycle_pages"
 PREFIX: Final = "/browser"
 """Below it stands the gateway, which asks for secrets of its own; see `lifecycle.server.relay`."""
 
-_OPEN: Final = frozenset({"/health"})
+_OPEN: Final = frozenset({"/health", "/ready"})
 _LOGIN: Final = frozenset({"/", "/ui/login"})
 _HEADERS: Final = (
     (b"cache-control", b"no-store"),

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lifecycle.attachment import SessionStatus
+from lifecycle.callers import Caller
 from lifecycle.client import AsyncClient
 from lifecycle.config import SessionKwargs
-from lifecycle.errors import CapacityError, ConfigError, LifecycleError, UnsupportedOperation
+from lifecycle.core import merge
+from lifecycle.errors import CapacityError, ConfigError, LifecycleError, SessionEnded, UnsupportedOperation
 from lifecycle.server.models import ExternalProxy, SessionAnswer, StartRequest, WireCloseReason, session_fields
 from lifecycle.session import AsyncSession
+from lifecycle.states import CloseReason
 
 __all__ = ["Hosted", "Hosting"]
 
@@ -65,6 +68,9 @@ class Hosting:
     Args:
         client: Whose sessions they are.
         allow_chrome_args: True to take switches for Chromium from the wire.
+
+    Attributes:
+        closing: True once the server ends: no session begins any more.
     """
 
     def __init__(self, client: AsyncClient, *, allow_chrome_args: bool = False) -> None:
@@ -73,6 +79,13 @@ class Hosting:
         self._allow_chrome_args = allow_chrome_args
         self._hosted: dict[str, Hosted] = {}
         self._keys: dict[str, asyncio.Task[Hosted]] = {}
+        self._trouble: Exception | None = None
+        """What went wrong as sessions were ended before `close`."""
+
+    def check_open(self) -> None:
+        """Raise CapacityError once the server ends."""
+        if self.closing:
+            raise CapacityError("the server is ending and starts no session any more; ask another one")
 
     async def start(
         self, request: StartRequest, *, key: str | None, name: str | None, labels: Mapping[str, str]
@@ -81,8 +94,7 @@ class Hosting:
 
         Two that come with one key at once get one session, and the same error when it does not start.
         """
-        if self.closing:
-            raise CapacityError("the server is ending and starts no session any more; ask another one")
+        self.check_open()
         options = self._options(request, name, labels)
         if key is None:
             return await self._open(request, options, None), True
@@ -97,7 +109,11 @@ class Hosting:
 
     async def _open(self, request: StartRequest, options: SessionKwargs, key: str | None) -> Hosted:
         session = self.client.Session(**options)
-        await session.start()
+        try:
+            await session.start()
+        except SessionEnded:
+            self.check_open()  # it was being started when the end was asked for
+            raise
         hosted = Hosted(session, request, key)
         with contextlib.suppress(UnsupportedOperation):
             hosted.cdp_url = await session.cdp_url()
@@ -195,15 +211,27 @@ class Hosting:
                 fields["close_reason"] = hosted.told_reason
         return SessionAnswer(**fields, created=created)
 
-    async def close(self, *, client_too: bool) -> LifecycleError | None:
+    async def drain(self) -> None:
+        """End all sessions of the client, those too that are being started; what went wrong is told by `close`."""
+        self.closing = True
+        core = self.client._core  # noqa: SLF001 - the client is this server's own, and goes on being asked
+
+        async def end(_: Caller) -> list[Exception]:
+            await core.supervisor.ensure_control()  # the one wait on the way of a start to where it is seen
+            return await core.end_all("signal", CloseReason.MANUAL)
+
+        if troubles := await core.supervisor.acall(end):
+            self._trouble = merge(troubles)
+
+    async def close(self, *, client_too: bool) -> Exception | None:
         """Stop what this server started, or close the client with all that is active; tells what went wrong."""
         self.closing = True
         if client_too:
             try:
                 await self.client.close()
             except LifecycleError as trouble:
-                return trouble
-            return None
+                return self._trouble or trouble
+            return self._trouble
         active = [h.session for h in self._hosted.values() if not h.session.state.terminal]
         results = await asyncio.gather(*(session.stop() for session in active), return_exceptions=True)
         return next((r for r in results if isinstance(r, LifecycleError)), None)

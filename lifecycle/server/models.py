@@ -26,6 +26,7 @@ __all__ = [
     "Health",
     "Problem",
     "Readiness",
+    "Ready",
     "SessionAnswer",
     "SessionPage",
     "Sockets",
@@ -232,6 +233,12 @@ class Health(BaseModel):
     """The server is up."""
 
     status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """The server starts sessions."""
+
+    status: Literal["ready"] = "ready"
 
 
 class Problem(BaseModel):

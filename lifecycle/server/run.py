@@ -1,7 +1,9 @@
 """The application on uvicorn, from its first request to the end of its last session.
 
-Rule: a signal asks for the end and never breaks anything off: no new connections, requests in flight are finished,
-sessions are stopped, and only then does `serve` return. A second Ctrl-C does not wait for requests any more.
+Rule: a signal asks for the end and never breaks anything off. From then on no session begins and ``/ready`` says so;
+those that there are are stopped, and meanwhile all other requests are answered as ever; then no connection is taken
+any more, requests in flight are finished, and only then does `serve` return. A second Ctrl-C does not wait for requests
+any more.
 """
 
 from __future__ import annotations
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-__all__ = ["Serving", "serve"]
+    from lifecycle.server.hosting import Hosting
+
+__all__ = ["GRACE", "Serving", "serve"]
 
 GRACE: Final = 10
-"""Seconds that requests in flight have once the end is asked for."""
+"""Seconds that requests in flight have once all sessions have ended."""
 
 _SOCKETS: Final[dict[str, Any]] = {
     "ws": "websockets-sansio", "ws_max_size": MAX_MESSAGE, "ws_ping_interval": None, "ws_per_message_deflate": False,
@@ -62,17 +66,23 @@ class Serving:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with signals told to our caller instead of raised again."""
+    """uvicorn, with signals told to our caller instead of raised again; sessions end while it listens."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], hosting: Hosting | None = None) -> None:
         super().__init__(config)
         self._ready = ready
+        self._hosting = hosting
         self.struck: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def main_loop(self) -> None:
+        await super().main_loop()
+        if self._hosting is not None:
+            await self._hosting.drain()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -96,6 +106,8 @@ class _Server(uvicorn.Server):
         os.write(2, f"lifecycle: {signal.Signals(signum).name}, {word}\n".encode())  # not print: it may be in one
         if not first and signum == signal.SIGINT:
             self.force_exit = True
+        if self._hosting is not None:
+            self._hosting.closing = True  # now, and not when the loop looks next: nothing begins in between
         self.should_exit = True
 
 
@@ -111,6 +123,7 @@ def serve(
     allow_chrome_args: bool = False,
     allow_remote: bool = False,
     public_url: str | None = None,
+    metrics_without_token: bool = False,
     ready: Callable[[Serving], None] = lambda _: None,
 ) -> int | None:
     """Serve the session API until a signal asks for the end.
@@ -126,6 +139,7 @@ def serve(
         allow_chrome_args: See `create_app`.
         allow_remote: See `create_app`. What passes is not encrypted here: put a proxy that does in front.
         public_url: See `create_app`.
+        metrics_without_token: See `create_app`.
         ready: Called once it listens.
 
     Returns:
@@ -143,7 +157,7 @@ def serve(
     with listen(address, port) as listening:
         app = create_app(
             adapter=adapter, store=store, token=token, deny_private=deny_private, allow_chrome_args=allow_chrome_args,
-            allow_remote=allow_remote, public_url=public_url,
+            allow_remote=allow_remote, public_url=public_url, metrics_without_token=metrics_without_token,
         )  # fmt: skip
         serving = Serving(
             public_url or f"http://{_told(address)}:{listening.getsockname()[1]}", token, made=made,
@@ -151,7 +165,7 @@ def serve(
         )  # fmt: skip
         if allow_remote:
             app.state.hosting.client._advertise(serving.url)  # noqa: SLF001 - as above
-        server = _Server(config_of(app, allow_remote=allow_remote), lambda: ready(serving))
+        server = _Server(config_of(app, allow_remote=allow_remote), lambda: ready(serving), app.state.hosting)
         try:
             asyncio.run(server.serve(sockets=[listening]))
         finally:
