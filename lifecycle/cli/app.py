@@ -301,6 +301,12 @@ def serve(
             "the name or address that they used.",
         ),
     ] = None,
+    metrics_without_token: Annotated[
+        bool,
+        typer.Option(
+            "--metrics-without-token", help="Tell the numbers at /metrics to whoever can reach them, without the token."
+        ),
+    ] = False,
 ) -> None:
     """Serve the session API over HTTP.
 
@@ -324,6 +330,7 @@ def serve(
         allow_chrome_args=allow_chrome_args,
         allow_remote=allow_remote,
         public_url=public_url,
+        metrics_without_token=metrics_without_token,
     )
 
 
@@ -607,6 +614,15 @@ def audit_verify(
             "--session", metavar="ID", help="Check only this session, and the chains of those who wrote about it."
         ),
     ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics",
+            metavar="FILE",
+            help="Write how many problems there were, and when, to this file too, which ends in .prom: for Prometheus, "
+            "by the textfile collector of the node exporter.",
+        ),
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -618,7 +634,16 @@ def audit_verify(
     """
     from lifecycle.cli.auditing import verify_log  # noqa: PLC0415
 
-    _exit(verify_log(checkpoints=checkpoints, keys=key or [], session_id=session_id, store=store, as_json=as_json))
+    _exit(
+        verify_log(
+            checkpoints=checkpoints,
+            keys=key or [],
+            session_id=session_id,
+            store=store,
+            as_json=as_json,
+            metrics=metrics,
+        )
+    )
 
 
 @audit.command(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from lifecycle.audit.retention import hold, prune, release
 from lifecycle.audit.verifying import verify
 from lifecycle.cli.exits import Exit
 from lifecycle.cli.filters import parse_time
+from lifecycle.cli.serving import extra_server
 from lifecycle.cli.stored import find_session, reading
 from lifecycle.cli.terminal import err, marks, out, print_json
 from lifecycle.errors import ConfigError, UsageError
@@ -43,10 +45,18 @@ PROBLEMS_SHOWN: Final = 20
 
 
 def verify_log(
-    *, checkpoints: Path | None, keys: Sequence[str], session_id: str | None, store: str | None, as_json: bool
+    *,
+    checkpoints: Path | None,
+    keys: Sequence[str],
+    session_id: str | None,
+    store: str | None,
+    as_json: bool,
+    metrics: Path | None = None,
 ) -> int:
     """Check the log of a store, print what came of it, and return the exit code."""
+    tell = _metrics_to(metrics) if metrics is not None else lambda _: None
     url, found = _verified(checkpoints=checkpoints, keys=keys, session_id=session_id, store=store)
+    tell(found)
     if as_json:
         print_json(
             {
@@ -70,6 +80,26 @@ def verify_log(
     else:
         _print_result(url, found)
     return Exit.OK if found.ok else Exit.FAILED
+
+
+def _metrics_to(path: Path) -> Callable[[Verification], None]:
+    """Writes what came of a check to a file for Prometheus; refused before the check, which may take long."""
+    if path.suffix != ".prom":
+        allowed = "a file that ends in .prom: the node exporter reads no others"
+        raise ConfigError(option="--metrics", value=str(path), allowed=allowed)
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(option="--metrics", value=str(path), allowed="a file in a folder that is there")
+    with extra_server("--metrics"):
+        from lifecycle.server.metrics import write_verification  # noqa: PLC0415 - comes with an extra
+
+    def write(found: Verification) -> None:
+        try:
+            write_verification(path, found, at=time.time())
+        except OSError as e:
+            allowed = f"a file that can be written ({e.strerror or e})"
+            raise ConfigError(option="--metrics", value=str(path), allowed=allowed) from e
+
+    return write
 
 
 def verification(*, checkpoints: Path | None, keys: Sequence[str], store: str | None) -> report.Verification:

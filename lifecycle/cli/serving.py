@@ -6,7 +6,9 @@ not printed; one that was made is, since nobody could know it else.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.cli.signals import Interrupted
@@ -15,7 +17,7 @@ from lifecycle.errors import UnsupportedOperation
 if TYPE_CHECKING:
     from lifecycle.server.run import Serving
 
-__all__ = ["serve"]
+__all__ = ["extra_server", "serve"]
 
 EXTRA: Final = 'pip install "session-lifecycle[server]"'
 
@@ -32,6 +34,7 @@ def serve(
     allow_chrome_args: bool,
     allow_remote: bool,
     public_url: str | None,
+    metrics_without_token: bool,
 ) -> None:
     """Serve until a signal asks for the end. After SIGTERM, which is how a server is ended, all is well.
 
@@ -40,18 +43,30 @@ def serve(
         UnsupportedOperation: The extra is not installed.
         LifecycleError: It could not begin, or something went wrong as sessions were stopped.
     """
-    try:
+    with extra_server("serving", adapter=adapter or "local"):
         from lifecycle.server import serve as serve_api  # noqa: PLC0415 - comes with an extra
-    except ImportError as e:
-        raise UnsupportedOperation(
-            operation=f"serving without {e.name}", adapter=adapter or "local", way_out=f"install it: {EXTRA}"
-        ) from e
     struck = serve_api(
         host=host, port=port, adapter=adapter, store=store, token=token, no_token=no_token, deny_private=deny_private,
-        allow_chrome_args=allow_chrome_args, allow_remote=allow_remote, public_url=public_url, ready=_tell,
+        allow_chrome_args=allow_chrome_args, allow_remote=allow_remote, public_url=public_url,
+        metrics_without_token=metrics_without_token, ready=_tell,
     )  # fmt: skip
     if struck not in (None, signal.SIGTERM):
         raise Interrupted(struck)
+
+
+@contextlib.contextmanager
+def extra_server(what: str, *, adapter: str = "local") -> Iterator[None]:
+    """For the import of a part of the server: says how to get the extra where that is not installed.
+
+    Raises:
+        UnsupportedOperation: It is not.
+    """
+    try:
+        yield
+    except ImportError as e:
+        raise UnsupportedOperation(
+            operation=f"{what} without {e.name}", adapter=adapter, way_out=f"install it: {EXTRA}"
+        ) from e
 
 
 def _tell(serving: Serving) -> None:

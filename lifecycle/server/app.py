@@ -20,6 +20,8 @@ from lifecycle.ports import Adapter, Store
 from lifecycle.server.addresses import over_the_wire
 from lifecycle.server.guard import Guard, Keys, Names
 from lifecycle.server.hosting import Hosting
+from lifecycle.server.metrics import Metrics
+from lifecycle.server.metrics import router as metrics
 from lifecycle.server.models import Health, Problem, Ready
 from lifecycle.server.operations import router as operations
 from lifecycle.server.pages import router as pages
@@ -60,6 +62,7 @@ def create_app(
     allow_chrome_args: bool = False,
     allow_remote: bool = False,
     public_url: str | None = None,
+    metrics_without_token: bool = False,
 ) -> FastAPI:
     """The session API as an ASGI application.
 
@@ -78,6 +81,7 @@ def create_app(
             through this server: its answers tell the addresses below ``/browser/``.
         public_url: Where clients reach this server, such as ``https://browsers.example.com``; by default at the name
             or address that their requests are sent to.
+        metrics_without_token: Answer ``/metrics`` to whoever can reach it. It tells how many sessions there are.
 
     Raises:
         ConfigError: The token is too short, clients on other machines would need none, or the adapter, the store or
@@ -92,11 +96,13 @@ def create_app(
         serving._advertise(public_url)  # noqa: SLF001 - where its sessions are reached
     serving._core.policy = over_the_wire(deny_private=deny_private)  # noqa: SLF001 - one policy for a client
     hosting = Hosting(serving, allow_chrome_args=allow_chrome_args)
+    numbers = Metrics(serving)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         app.state.trouble = await hosting.close(client_too=client is None)
+        numbers.end()
 
     app = FastAPI(
         title="lifecycle",
@@ -110,6 +116,7 @@ def create_app(
     )
     app.state.hosting = hosting
     app.state.keys = keys
+    app.state.metrics = numbers
     app.state.relay = Relay(public_url) if allow_remote else None
     app.state.trouble = None
     for router in (sessions, operations):
@@ -117,10 +124,11 @@ def create_app(
     app.include_router(pages)
     if allow_remote:
         app.include_router(relay)
+    app.include_router(metrics)
     app.add_api_route("/health", _health, tags=["server"])
     ending: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "The server is ending."}}
     app.add_api_route("/ready", _ready, tags=["server"], responses=ending)
-    app.add_middleware(Guard, keys=keys, names=names)
+    app.add_middleware(Guard, keys=keys, names=names, metrics_without_token=metrics_without_token)
     return app
 
 

@@ -28,7 +28,7 @@ from lifecycle.gateway.policy import host_allowed
 from lifecycle.logs import get_logger
 from lifecycle.server.problems import problem
 
-__all__ = ["COOKIE", "PREFIX", "Guard", "Keys", "Names", "is_address"]
+__all__ = ["COOKIE", "METRICS", "PREFIX", "Guard", "Keys", "Names", "is_address"]
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes that a body may have."""
@@ -46,6 +46,8 @@ COOKIE: Final = "lifecycle_pages"
 
 PREFIX: Final = "/browser"
 """Below it stands the gateway, which asks for secrets of its own; see `lifecycle.server.relay`."""
+
+METRICS: Final = "/metrics"
 
 _OPEN: Final = frozenset({"/health", "/ready"})
 _LOGIN: Final = frozenset({"/", "/ui/login"})
@@ -152,12 +154,14 @@ class Guard:
         app: What it guards.
         keys: Who is let in.
         names: What the server is called.
+        metrics_without_token: True to let everybody in to ``/metrics``.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, names: Names) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, names: Names, *, metrics_without_token: bool = False) -> None:
         self._app = app
         self._keys = keys
         self._names = names
+        self._open = _OPEN | {METRICS} if metrics_without_token else _OPEN
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -207,7 +211,7 @@ class Guard:
             text = "the token was sent in the URL, where logs keep it: send it as Authorization: Bearer, and change it"
             return problem(400, text, error="BadRequest")
         path = scope["path"]
-        if path in _OPEN or path.startswith(f"{PREFIX}/"):
+        if path in self._open or path.startswith(f"{PREFIX}/"):
             return None
         if path == "/" or path.startswith("/ui/"):
             signed_in = self._keys.signed_in(headers) or self._keys.bearer(headers)
