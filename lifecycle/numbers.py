@@ -117,7 +117,7 @@ class InStore:
 
     Attributes:
         lease_age: Seconds since that process last said that it lives, of those with something open, that has been
-            silent longest; 0 where none has anything open. It says so three times in `LEASE_SECONDS`.
+            silent longest; 0 where none has anything open. It says so every 20 seconds.
         unreleased: Sessions that are over and whose backend was not released, by adapter.
     """
 

