@@ -5,6 +5,7 @@ Rule: every bad value is a ConfigError that names the option, the value and what
 
 from __future__ import annotations
 
+import contextvars
 import difflib
 import math
 import os
@@ -31,6 +32,9 @@ MAX_MINUTES: Final = 60.0 * 24 * 7
 DEFAULT_TIMEOUT_MINUTES: Final = 3.0
 DEFAULT_MAX_DURATION_MINUTES: Final = 15.0
 DEFAULT_START_TIMEOUT_MINUTES: Final = 1.0
+
+CONTEXT_LABELS: Final[contextvars.ContextVar[Mapping[str, str]]] = contextvars.ContextVar("lifecycle labels")
+"""Labels of every session that is made in this context, for whoever runs the code of others; a session's own win."""
 
 OnExit = Literal["stop", "detach"]
 CookieScope = Literal["default", "all"]
@@ -63,7 +67,7 @@ class SessionKwargs(TypedDict, total=False):
     idempotency_key: str
 
 
-_OWNERS: Final = frozenset({
+OWNERS: Final = frozenset({
     "headless", "timeout_minutes", "idle_timeout_minutes", "max_duration_minutes", "viewport_width",
     "viewport_height", "user_agent", "proxy", "chrome_args", "executable_path", "profile",
     "downloads_folder", "cookie_scope", "viewer_input", "name", "idempotency_key",
@@ -184,7 +188,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         check_session_id(session_id)
 
     for key in given if session_id is not None else ():
-        if key in _OWNERS:
+        if key in OWNERS:
             raise ConfigError(
                 option=key,
                 value=_shown(key, given[key]),
@@ -228,7 +232,7 @@ def parse_options(session_id: str | None, kwargs: Mapping[str, Any]) -> SessionO
         prefetch_page=check_flag("prefetch_page", given.get("prefetch_page", False)),
         viewer_input=check_flag("viewer_input", given.get("viewer_input", False)),
         name=_text("name", given.get("name")),
-        labels=check_labels("labels", given.get("labels", {})),
+        labels={**CONTEXT_LABELS.get({}), **check_labels("labels", given.get("labels", {}))},
         principal=_text("principal", given.get("principal")),
         idempotency_key=_text("idempotency_key", given.get("idempotency_key")),
     )

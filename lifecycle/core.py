@@ -456,12 +456,12 @@ class ClientCore:
                 why = f"{where} is reached at {row.address}, which is not allowed ({e.allowed})"
         raise StartFailed(why, step="probe_backend", adapter=row.adapter)
 
-    def left_block(self, att: Attachment) -> None:
-        """A with block was left without its end having been called: an exception struck inside the library."""
+    def left_block(self, att: Attachment, cause: str = "interrupted") -> None:
+        """End an attachment with nobody to wait for it: an exception struck inside the library, or as `cause` says."""
         if not att.state.terminal and att.in_flight is not InFlight.ENDING:
             detach = att.guest and att.options.on_exit == "detach" and att.state is State.ACTIVE
             event, reason = (Event.DETACH, CloseReason.DETACHED) if detach else (Event.STOP, CloseReason.MANUAL)
-            self.fire(self._end_quietly(att, event, "interrupted", reason), "left block")
+            self.fire(self._end_quietly(att, event, cause, reason), "left block")
 
     async def _end_quietly(self, att: Attachment, event: Event, cause: str, reason: CloseReason) -> None:
         await self.flow.stop(att, None, event=event, cause=cause, reason=reason)

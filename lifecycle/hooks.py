@@ -56,7 +56,8 @@ class Transition:
         event: The event that takes the edge.
         source: The state it leaves.
         dest: The state it leads to.
-        cause: Who sent the event: caller, deadline, backend, step, hook, signal, exit, abandoned, owner.
+        cause: Who sent the event: caller, deadline, backend, step, hook, signal, exit, abandoned, owner,
+            cancelled, worker shutdown.
         close_reason: For endings, why.
         error: What went wrong, for `fail`.
     """

@@ -157,6 +157,7 @@ def test_every_import_is_declared() -> None:
     [
         (("lifecycle/cli/",), ("typer", "rich")),
         (("lifecycle/otel/",), ("opentelemetry",)),
+        (("lifecycle/embed/temporal.py",), ("temporalio",)),
         (("lifecycle/server/", "lifecycle/cli/"), ("fastapi", "starlette", "uvicorn", "pydantic")),
     ],
 )

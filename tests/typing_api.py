@@ -23,6 +23,7 @@ from lifecycle import (
     Transition,
 )
 from lifecycle.adapters import find_adapter
+from lifecycle.embed.temporal import SessionLabels, activity_session
 from lifecycle.ports import Adapter
 from lifecycle.states import Event
 from lifecycle.testing import (
@@ -113,6 +114,15 @@ def errors(error: Exception) -> None:
         assert_type(error.allowed, tuple[Event, ...])
     if isinstance(error, ConfigError):
         assert_type(error.option, str)
+
+
+async def activities(client: Client, aclient: AsyncClient) -> None:
+    with activity_session(client, earlier="stop", details=lambda: [1], timeout_minutes=5) as session:
+        assert_type(session, Session)
+    async with activity_session(aclient) as asession:
+        assert_type(asession, AsyncSession)
+    activity_session(client, earlier="leave")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    SessionLabels()
 
 
 def tests_of_others() -> None:

@@ -139,7 +139,7 @@ class Record:
         dest: The state the edge leads to; the same as `source` where none is taken.
         in_flight: What was in flight when the event arrived.
         cause: Who or what sent the event: caller, deadline, backend, step, signal, exit, abandoned, owner, reaper,
-            lease, rescue file.
+            lease, rescue file; cancelled and worker shutdown, from `lifecycle.embed.temporal`.
         close_reason: For endings.
         error: Class name of the error that caused or answered the event, or None.
         guards: The guards of the edge with their results.
