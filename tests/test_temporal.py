@@ -91,7 +91,13 @@ def run(request):
                 while wait is not None and not wait.is_set():
                     await asyncio.sleep(0.02)
 
-        asyncio.run(env.run(work))
+        async def whole():
+            try:
+                await env.run(work)
+            finally:
+                assert "lifecycle-temporal" not in {task.get_name() for task in asyncio.all_tasks()}
+
+        asyncio.run(whole())
 
     return in_thread if request.param == "sync" else in_task
 
@@ -289,6 +295,45 @@ def test_a_cancellation_in_the_start_ends_it_there(run, url):
     assert unfinished(url) == []
     [session_id] = adapter.opened
     assert [r.cause for r in records(url, session_id) if r.dest is State.CLOSED] != []
+
+
+def test_a_cancellation_that_strikes_before_the_block_is_entered_arrives_there(url):
+    env, thread, entered = environment(), threading.current_thread(), []
+
+    def beaten(*details):
+        if details and threading.current_thread() is thread:
+            env.cancel()
+            for _ in range(100):
+                pass  # an exception that waits for this thread strikes here
+
+    env.on_heartbeat = beaten
+
+    def work():
+        with Client(adapter="memory", store=url) as client, activity_session(client):
+            entered.append(True)
+
+    with pytest.raises(CancelledError):
+        env.run(work)
+    assert (entered, unfinished(url)) == ([], [])
+
+
+def test_a_cancellation_that_strikes_in_the_teardown_arrives_after_it(url):
+    env, ended = environment(), []
+
+    def work():
+        with Client(adapter="memory", store=url) as client:
+
+            @client.hook(after="stop", on_error="log")
+            def cancel(session):
+                env.cancel()
+                ended.append(session.session_id)  # whatever strikes this thread now
+
+            with activity_session(client):
+                pass
+
+    with pytest.raises(CancelledError):
+        env.run(work)
+    assert end(url, ended[0])[0] is State.CLOSED
 
 
 def test_an_error_of_the_block_arrives_with_trouble_in_the_teardown_as_its_note(run, url):
