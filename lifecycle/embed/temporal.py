@@ -126,7 +126,7 @@ def activity_session(
             end when the earlier attempt does. ``stop``: stop it and start another. By default ``attach`` where a
             service keeps sessions, ``stop`` where it would be that of a worker which still drives it.
         details: Gives more details for each heartbeat; a later attempt has them in
-            ``activity.info().heartbeat_details[1:]``. Called in a thread of its own, with an `AsyncClient` in the loop.
+            ``activity.info().heartbeat_details[1:]``. Called in other threads too, with an `AsyncClient` in the loop.
         **options: See `lifecycle.config.SessionOptions`; all but `idempotency_key` and `on_exit`.
 
     Raises:
