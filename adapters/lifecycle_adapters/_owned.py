@@ -1,19 +1,22 @@
-"""What adapters share whose sessions live in the process that opened them.
+"""What adapters share: an undo that goes to its end, and sessions that live in the process that opened them.
 
 Rule: such a process answers for its sessions, over its control socket; there is no service to ask about them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 from lifecycle.errors import ConfigError, UnsupportedOperation
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from lifecycle.config import SessionOptions
     from lifecycle.ports import Backend, BackendEnd, Host
 
-__all__ = ["OwnedSessions"]
+__all__ = ["OwnedSessions", "to_the_end"]
 
 
 class OwnedSessions:
@@ -37,3 +40,16 @@ class OwnedSessions:
             adapter=self.name,
             way_out="attach while the process that opened it runs",
         )
+
+
+async def to_the_end(coro: Coroutine[Any, Any, None]) -> bool:
+    """Await `coro` even when this task is cancelled meanwhile; True when it was."""
+    task = asyncio.ensure_future(coro)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    return cancelled

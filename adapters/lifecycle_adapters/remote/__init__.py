@@ -3,6 +3,7 @@
 Rule: the service owns its sessions, and what it says of them counts. A lost connection is no lost session, a create
 is never sent twice, and the key is in no message, repr or log line.
 
+    place.py    address, key and seconds, checked
     wire.py     what is sent and what the answers say
     client.py   the one pool of connections: the key, retries, typed errors
     calls.py    the calls of the API
@@ -14,16 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import ipaddress
-import math
 import os
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 from lifecycle.errors import ConfigError, ConnectionLost, ReleaseFailed, StartFailed
+from lifecycle_adapters._owned import to_the_end
+from lifecycle_adapters.remote.place import check_address, check_key, check_seconds, load_http
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from lifecycle.config import SessionOptions
     from lifecycle.ports import BackendEnd, Host, KnownSession
@@ -39,18 +39,10 @@ START_SECONDS: Final = 54.0
 
 _MODULES: Final = ("backend", "calls", "client", "create", "wire")
 
-_LATE: Final = (
-    "anyio",
-    "anyio._backends._asyncio",
-    "anyio._core._eventloop",
-    "anyio.abc",
-    "encodings.idna",
-    "httpcore",
-    "httpcore._backends.anyio",
-    "httpcore._backends.auto",
-    "sniffio",
+_KEY: Final = (
+    "the key of the service, as RemoteAdapter(api_key=...) or in NOTTE_API_KEY; without one, host the "
+    'sessions yourself with `lifecycle serve`, or use Client(adapter="local")'
 )
-"""What httpx imports with the first request; the private ones may have other names in other versions."""
 
 
 class RemoteAdapter:
@@ -79,14 +71,14 @@ class RemoteAdapter:
         reconcile_seconds: float = 10.0,
         allow_http: bool = False,
     ) -> None:
-        key = _key(api_key)
-        url, host, loopback = _address(base_url or os.environ.get("NOTTE_API_URL") or DEFAULT_URL, allow_http)
-        self._poll_seconds = _seconds("poll_seconds", poll_seconds)
-        self._look = _seconds("reconcile_seconds", reconcile_seconds)
-        timeout = _seconds("timeout_seconds", timeout_seconds)
-        for name in _LATE:  # nothing is imported in the middle of an edge: see `_NEEDED` in lifecycle.core
-            _import_if_there(name)
-        for name in _MODULES:
+        key = check_key(api_key if api_key is not None else os.environ.get("NOTTE_API_KEY"), allowed=_KEY)
+        given = base_url or os.environ.get("NOTTE_API_URL") or DEFAULT_URL
+        url, host, loopback = check_address(given, allow_http=allow_http, example=DEFAULT_URL)
+        self._poll_seconds = check_seconds("poll_seconds", poll_seconds)
+        self._look = check_seconds("reconcile_seconds", reconcile_seconds)
+        timeout = check_seconds("timeout_seconds", timeout_seconds)
+        load_http()
+        for name in _MODULES:  # nothing is imported in the middle of an edge: see `_NEEDED` in lifecycle.core
             importlib.import_module(f"{__name__}.{name}")
         from lifecycle_adapters.remote.client import Service  # noqa: PLC0415 - as above
         from lifecycle_adapters.remote.create import Known  # noqa: PLC0415
@@ -147,7 +139,7 @@ class RemoteAdapter:
             await host.journal({"session_id": session.session_id, "service": self._service.base_url})
             return self._backend(session, host, options.timeout_minutes)
         except BaseException as e:
-            if await _to_the_end(creating.undo(task)) and not isinstance(e, asyncio.CancelledError):
+            if await to_the_end(creating.undo(task)) and not isinstance(e, asyncio.CancelledError):
                 raise asyncio.CancelledError from e
             raise
 
@@ -260,74 +252,3 @@ class RemoteAdapter:
             value=session_id,
             allowed=f"the id of a session of the service at {self._service.host}; client.sessions.list() shows them",
         )
-
-
-async def _to_the_end(coro: Coroutine[Any, Any, None]) -> bool:
-    """Await `coro` even when this task is cancelled meanwhile; True when it was."""
-    task = asyncio.ensure_future(coro)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    return cancelled
-
-
-def _import_if_there(name: str) -> None:
-    try:
-        importlib.import_module(name)
-    except ImportError:  # a private module that another version does not have
-        return
-
-
-def _key(given: str | None) -> str:
-    key = given if given is not None else os.environ.get("NOTTE_API_KEY")
-    if not key:
-        raise ConfigError(
-            option="api_key",
-            value=key,
-            allowed="the key of the service, as RemoteAdapter(api_key=...) or in NOTTE_API_KEY; without one, host the "
-            'sessions yourself with `lifecycle serve`, or use Client(adapter="local")',
-        )
-    if not isinstance(key, str) or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(option="api_key", value="(hidden)", allowed="a text of printable ASCII without spaces")
-    return key
-
-
-def _address(given: str, allow_http: bool) -> tuple[str, str, bool]:
-    """The base URL without a slash at its end, its host with the port, and whether that is this machine."""
-    allowed = "an address such as https://api.notte.cc or http://127.0.0.1:8000, without credentials and query"
-    try:
-        parts = urlsplit(given.strip())
-        name = parts.hostname
-        _ = parts.port
-    except (ValueError, AttributeError) as e:
-        raise ConfigError(option="base_url", value="(not an address)", allowed=allowed) from e
-    if parts.scheme not in {"http", "https"} or not name or "@" in parts.netloc or parts.query or parts.fragment:
-        raise ConfigError(option="base_url", value=f"{parts.scheme}://{name or ''}", allowed=allowed)
-    loopback = _is_loopback(name)
-    if parts.scheme == "http" and not loopback and not allow_http:
-        raise ConfigError(
-            option="base_url",
-            value=f"http://{name}",
-            allowed="https:// for a host that is not this machine, since the key would be readable on the way; "
-            "allow_http=True sends it all the same",
-        )
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.netloc, loopback
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _seconds(option: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise ConfigError(option=option, value=value, allowed="a number of seconds above 0")
-    return float(value)

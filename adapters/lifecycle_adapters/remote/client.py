@@ -118,19 +118,36 @@ class Service:
     Args:
         base_url: Where it is, without a slash at the end.
         host: The host in it, for messages.
-        key: The key. A secret.
+        key: The key, None where it asks for none. A secret.
         loopback: True when the service runs on this machine; no proxy of the environment is asked then.
         seconds: What one answer may take.
+        header: The header that carries the key; by default ``Authorization``, as a bearer token.
+        variable: The variable of the environment that the key may come from, for messages.
+        kind: What it is that `base_url` leads to, for messages.
     """
 
-    def __init__(self, *, base_url: str, host: str, key: str, loopback: bool, seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        host: str,
+        key: str | None,
+        loopback: bool,
+        seconds: float,
+        header: str | None = None,
+        variable: str = "NOTTE_API_KEY",
+        kind: str = "a session API",
+    ) -> None:
         self.base_url = base_url
         self.host = host
         self.seconds = seconds
         self._key = key
+        self._variable = variable
+        self._kind = kind
+        sent = {} if key is None else {header: key} if header is not None else {"Authorization": f"Bearer {key}"}
         connection = functools.partial(
             httpx.AsyncClient,
-            headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
+            headers={**sent, "Accept": "application/json"},
             # Made here, in the thread of whoever makes the adapter: it reads a file of certificates.
             verify=httpx.create_ssl_context() if base_url.startswith("https:") else False,
             trust_env=not loopback,
@@ -253,11 +270,11 @@ class Service:
         status = answer.status
         if 200 <= status < 300:
             msg = f"{what}: the service at {self.host} answered {status} with a body that is no JSON"
-            return RemoteRejected(f"{msg}; is base_url that of a session API?", status=status)
+            return RemoteRejected(f"{msg}; is base_url that of {self._kind}?", status=status)
         said = _words(answer.data, self._key, secret=secret)
         told = f"{what}: the service at {self.host} answered {status}" + (f" ({said})" if said else "")
         if status in {401, 403}:
-            return AuthenticationError(f"{told}: it refuses the key; check api_key= or NOTTE_API_KEY")
+            return AuthenticationError(f"{told}: it refuses the key; check api_key= or {self._variable}")
         if status in {429, 529}:
             wait = answer.retry_after
             return CapacityError(f"{told}: no room now" + (f"; it asks to wait {wait:g} seconds" if wait else ""))
@@ -274,7 +291,7 @@ class Service:
             return None
 
         def said(name: str) -> str:
-            return plain(str(told.get(name, "")).replace(self._key, "..."))
+            return plain(hide(str(told.get(name, "")), self._key))
 
         way_out = f"the service at {self.host} says: {said('way_out')}"
         return UnsupportedOperation(operation=said("operation") or "this", adapter="remote", way_out=way_out)
@@ -376,7 +393,12 @@ def _untrusted(error: BaseException | None) -> str | None:
     return None
 
 
-def _words(data: object, key: str, *, secret: bool) -> str:
+def hide(text: str, key: str | None) -> str:
+    """What somebody else wrote, without the key."""
+    return text.replace(key, "...") if key else text
+
+
+def _words(data: object, key: str | None, *, secret: bool) -> str:
     """What the service says in the body of an error: the fields it names, and its words unless `secret`."""
     if not isinstance(data, Mapping):
         return ""
@@ -391,8 +413,8 @@ def _words(data: object, key: str, *, secret: bool) -> str:
             name = ".".join(str(p) for p in place if p != "body") if isinstance(place, list) else ""
             said = "" if secret or not isinstance(fault, Mapping) else str(fault.get("msg", ""))
             faults.append(": ".join(part for part in (name, said) if part))
-        return plain("; ".join(filter(None, faults)).replace(key, "..."))
-    return plain(str(detail).replace(key, "...")) if detail and not secret else ""
+        return plain(hide("; ".join(filter(None, faults)), key))
+    return plain(hide(str(detail), key)) if detail and not secret else ""
 
 
 # --- the log lines of httpx -------------------------------------------------------------------------------------
