@@ -6,19 +6,14 @@ Rule: each request it gets and each answer it gives is held against the models o
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib.util
-import json
 import sys
-import threading
 import uuid
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
+from http_service import HttpService, Request, utc_now
 from planted import API_KEY as KEY
 from planted import TOKEN
 
@@ -39,36 +34,7 @@ def _load_models() -> Any:
 models = _load_models()
 
 
-@dataclass
-class Fault:
-    """What goes wrong at an endpoint, once for each time it is given.
-
-    kind: ``answer`` (status, body, headers), ``drop`` (close without an answer), ``half`` (close in the middle of the
-        body), ``stall`` (never answer), ``drip`` (a byte now and then), ``nonsense`` (no HTTP), ``hold`` (wait for
-        `go`, then answer as always), ``reply`` (the given body instead of the true one).
-    acts: The service does what it was asked for first.
-    """
-
-    kind: str
-    status: int = 200
-    body: bytes | str | dict[str, Any] = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    acts: bool = True
-    reached: threading.Event = field(default_factory=threading.Event)
-    go: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass
-class Request:
-    endpoint: str
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str]
-    body: Any
-
-
-class RemoteService:
+class RemoteService(HttpService):
     """The service; `url` has no slash at its end.
 
     Args:
@@ -81,17 +47,7 @@ class RemoteService:
         self.gives_urls = gives_urls
         self.sessions: dict[str, dict[str, Any]] = {}
         self.cookies: dict[str, list[dict[str, Any]]] = {}
-        self.requests: list[Request] = []
-        self.faults: dict[str, list[Fault]] = {}
-        self.connections = 0
-        self.wrong: list[str] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._loop = asyncio.new_event_loop()
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="site-remote", daemon=True)
-        self._thread.start()
-        assert ready.wait(10)
+        super().__init__()
 
     # --- what a test asks and does ------------------------------------------------------------------------------
 
@@ -99,139 +55,24 @@ class RemoteService:
     def live(self) -> list[str]:
         return [i for i, s in list(self.sessions.items()) if s["status"] in ("active", "authenticating")]
 
-    def count(self, endpoint: str) -> int:
-        return sum(r.endpoint == endpoint for r in list(self.requests))
-
-    def last(self, endpoint: str) -> Request:
-        return [r for r in list(self.requests) if r.endpoint == endpoint][-1]
-
-    def fail(self, endpoint: str, kind: str, **fields: Any) -> Fault:
-        """Let the next request of an endpoint that has no fault yet fail."""
-        fault = Fault(kind, **fields)
-        self.faults.setdefault(endpoint, []).append(fault)
-        return fault
-
     def end(self, session_id: str, status: str, close_reason: str | None = None, error: str | None = None) -> None:
-        now = _now()
+        now = utc_now()
         self.sessions[session_id].update(status=status, close_reason=close_reason, error=error, closed_at=now)
 
     def use(self, session_id: str) -> None:
         """As a client of the session's CDP URL does."""
-        self.sessions[session_id]["last_accessed_at"] = _now()
+        self.sessions[session_id]["last_accessed_at"] = utc_now()
 
     def make(self, **fields: Any) -> str:
         """A session that somebody else started."""
         return self._start({}, None, **fields)["session_id"]
 
-    def stop(self) -> None:
-        for fault in [f for faults in self.faults.values() for f in faults]:
-            fault.go.set()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def drop_connections(self) -> None:
-        done = threading.Event()
-
-        def drop() -> None:
-            for writer in self._writers:
-                writer.transport.abort()
-            done.set()
-
-        self._loop.call_soon_threadsafe(drop)
-        assert done.wait(10)
-
-    # --- HTTP ---------------------------------------------------------------------------------------------------
-
-    def _run(self, ready: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        ready.set()
-        self._loop.run_forever()
-        server.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        for writer in list(self._writers):
-            writer.transport.abort()
-        self._loop.run_until_complete(asyncio.sleep(0.01))
-        self._loop.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self._writers.add(writer)
-        try:
-            while (request := await self._read(reader)) is not None:
-                if not await self._handle(request, writer):
-                    break
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._writers.discard(writer)
-            writer.close()
-
-    async def _read(self, reader: asyncio.StreamReader) -> Request | None:
-        line = await reader.readline()
-        if not line:
-            return None
-        method, target, _ = line.decode().split()
-        headers: dict[str, str] = {}
-        while (line := await reader.readline()) not in (b"\r\n", b""):
-            name, _, value = line.decode().partition(":")
-            headers[name.strip().lower()] = value.strip()
-        raw = await reader.readexactly(int(headers.get("content-length", 0)))
-        parts = urlsplit(target)
-        query = dict(parse_qsl(parts.query))
-        endpoint = _endpoint(method, parts.path)
-        body = json.loads(raw) if raw else None
-        request = Request(endpoint, method, unquote(parts.path), query, headers, body)
-        self.requests.append(request)
-        self._check_request(request)
-        return request
-
-    async def _handle(self, request: Request, writer: asyncio.StreamWriter) -> bool:
-        """Answer; False when the connection is over."""
-        waiting = self.faults.get(request.endpoint, [])
-        fault = waiting.pop(0) if waiting else None
-        if fault is not None and fault.kind == "hold":
-            fault.reached.set()
-            while not fault.go.is_set():
-                await asyncio.sleep(0.005)
-        status, answer = (200, None) if fault is not None and not fault.acts else self._act(request)
-        if fault is None or fault.kind == "hold":
-            return await _send(writer, status, json.dumps(answer))
-        fault.reached.set()
-        match fault.kind:
-            case "answer" | "reply":
-                body = json.dumps(fault.body) if isinstance(fault.body, dict) else fault.body
-                return await _send(writer, fault.status, body, fault.headers)
-            case "half":
-                whole = json.dumps(answer).encode()
-                writer.write(_head(200, len(whole), {}) + whole[: len(whole) // 2])
-                await writer.drain()
-                return False
-            case "nonsense":
-                writer.write(b"SSH-2.0-this is no HTTP\r\n\r\n")
-                await writer.drain()
-                return False
-            case "drip":
-                writer.write(_head(200, 100_000, {}))
-                while not fault.go.is_set():
-                    writer.write(b" ")
-                    await writer.drain()
-                    await asyncio.sleep(0.02)
-                return False
-            case "stall":
-                while not fault.go.is_set() and not writer.is_closing():
-                    await asyncio.sleep(0.01)
-                return False
-            case "drop":
-                return False
-        raise AssertionError(fault.kind)
-
     # --- the API ------------------------------------------------------------------------------------------------
 
-    def _check_request(self, request: Request) -> None:
+    def endpoint(self, method: str, path: str) -> str:
+        return endpoint_of(method, path)
+
+    def check(self, request: Request) -> None:
         query_models = {
             "list": models.ListSessionsParametersQuery,
             "stop": models.SessionStopParametersQuery,
@@ -257,14 +98,7 @@ class RemoteService:
                     for cookie in request.body["cookies"]:
                         assert set(cookie) <= set(models.Cookie.model_fields), sorted(cookie)
 
-    @contextlib.contextmanager
-    def _noting(self, request: Request) -> Any:
-        try:
-            yield
-        except Exception as e:
-            self.wrong.append(f"{request.method} {request.path}: {e}")
-
-    def _act(self, request: Request) -> tuple[int, Any]:
+    def act(self, request: Request) -> tuple[int, Any]:
         status, answer = self._answer(request)
         if status == 200:
             model = {
@@ -308,7 +142,7 @@ class RemoteService:
         return self._set_cookies(parts[1], request.body["cookies"])
 
     def _start(self, body: dict[str, Any], key: str | None, **fields: Any) -> dict[str, Any]:
-        session_id, now = str(uuid.uuid4()), _now()
+        session_id, now = str(uuid.uuid4()), utc_now()
         idle, longest = body.get("idle_timeout_minutes", 3), body.get("max_duration_minutes", 15)
         session: dict[str, Any] = {
             "session_id": session_id,
@@ -363,7 +197,7 @@ class RemoteService:
         return 200, {"success": True, "message": f"{len(cookies)} cookies set"}
 
 
-def _endpoint(method: str, path: str) -> str:
+def endpoint_of(method: str, path: str) -> str:
     parts = path.strip("/").split("/")
     match method, parts:
         case "POST", ["sessions", "start"]:
@@ -385,23 +219,3 @@ def _endpoint(method: str, path: str) -> str:
 
 def _cdp(session_id: str) -> str:
     return f"wss://127.0.0.1/{session_id}/cdp?token={TOKEN}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
-
-
-def _head(status: int, length: int, headers: dict[str, str]) -> bytes:
-    given = {"Content-Type": "application/json", "Content-Length": str(length), **headers}
-    given.setdefault("Date", datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT"))
-    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in given.items())]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n"
-
-
-async def _send(
-    writer: asyncio.StreamWriter, status: int, body: str | bytes, headers: dict[str, str] | None = None
-) -> bool:
-    raw = body.encode() if isinstance(body, str) else body
-    writer.write(_head(status, len(raw), headers or {}) + raw)
-    await writer.drain()
-    return True
