@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packages import APT_INSTALL, APT_UPDATE, get
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -144,16 +146,14 @@ def _free_port() -> int:
         return int(s.getsockname()[1])
 
 
-_APT = ("apt-get", "-o", "Acquire::Retries=1", "-o", "DPkg::Lock::Timeout=120")
-_INSTALL = (*_APT, "install", "-y", "--no-install-recommends")
 _NO_SERVER = "s/^#?create_main_cluster.*/create_main_cluster = false/"
 _PACKAGES = {
     # Left to itself, Debian's package makes and starts a server of its own, which nobody asked for here.
     "apt-get": (
-        (*_APT, "update"),
-        (*_INSTALL, "postgresql-common"),
+        APT_UPDATE,
+        (*APT_INSTALL, "postgresql-common"),
         ("sed", "-i", "-E", _NO_SERVER, "/etc/postgresql-common/createcluster.conf"),
-        (*_INSTALL, "postgresql"),
+        (*APT_INSTALL, "postgresql"),
     ),
     "dnf": (("dnf", "install", "-y", "postgresql-server"),),
     "brew": (("brew", "install", "postgresql"),),
@@ -164,25 +164,13 @@ def main() -> int:
     """Find the programs, or install them."""
     if programs() is not None:
         return 0
-    from lifecycle.cli.install_browser import Way, as_root, run_command
 
-    for manager, commands in _PACKAGES.items():
-        if shutil.which(manager) is None:
-            continue
-        print(f"no PostgreSQL server yet, trying {manager} ...", flush=True)
-        way = Way(name=manager, commands=commands, env={"DEBIAN_FRONTEND": "noninteractive"})
-        for command in commands:
-            full = command if manager == "brew" else as_root(command, way.env)
-            if full is None:
-                print("  it needs root, and there is no sudo", file=sys.stderr)
-                break
-            done = run_command(full, way)
-            if not done.ok:  # the last one decides: lists of packages may be half out of reach
-                print(f"  {' '.join(full)}: {done}", file=sys.stderr)
+    def found() -> Path | None:
         programs.cache_clear()
-        if programs() is not None:
-            print(f"  done: {programs()}")
-            return 0
+        return programs()
+
+    if get("PostgreSQL server", found, _PACKAGES):
+        return 0
     print("no PostgreSQL server could be installed; install one, the tests need its initdb and pg_ctl", file=sys.stderr)
     return 1
 
