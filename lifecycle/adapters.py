@@ -41,10 +41,17 @@ CAPABILITIES: Final[Mapping[str, str]] = MappingProxyType(
 
 _BUILTIN: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "anchor": "lifecycle_adapters.vendors.anchor:AnchorAdapter",
+        "browserbase": "lifecycle_adapters.vendors.browserbase:BrowserbaseAdapter",
+        "browserless": "lifecycle_adapters.vendors.browserless:BrowserlessAdapter",
         "cdp": "lifecycle_adapters.cdp:CdpAdapter",
+        "hyperbrowser": "lifecycle_adapters.vendors.hyperbrowser:HyperbrowserAdapter",
+        "kernel": "lifecycle_adapters.vendors.kernel:KernelAdapter",
         "local": "lifecycle_adapters.local:LocalAdapter",
         "memory": "lifecycle_adapters.memory:MemoryAdapter",
         "remote": "lifecycle_adapters.remote:RemoteAdapter",
+        "steel": "lifecycle_adapters.vendors.steel:SteelAdapter",
+        "webdriver": "lifecycle_adapters.vendors.webdriver:WebDriverAdapter",
     }
 )
 

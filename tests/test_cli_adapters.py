@@ -16,12 +16,17 @@ from lifecycle_adapters.memory import MemoryAdapter
 
 pytestmark = pytest.mark.slow
 
+OURS = [
+    "anchor", "browserbase", "browserless", "cdp", "hyperbrowser", "kernel", "local", "memory", "remote", "steel",
+    "webdriver",
+]  # fmt: skip
+
 
 def test_the_adapters_that_are_installed(capsys, monkeypatch):
     monkeypatch.delenv("NOTTE_API_KEY", raising=False)
     assert main(["adapters", "list", "--json"]) == 0
     told = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
-    assert list(told) == ["cdp", "local", "memory", "remote"]
+    assert list(told) == OURS
     assert told["memory"]["capabilities"] == sorted(MemoryAdapter().capabilities)
     assert {each["origin"] for each in told.values()} == {f"session-lifecycle {metadata.version('session-lifecycle')}"}
     assert told["remote"]["error"].startswith("ConfigError: api_key=None is not allowed")
@@ -42,7 +47,7 @@ def test_one_of_others_that_can_not_be_loaded_hides_no_other(capsys, monkeypatch
         return [point for point in found if given.get("name", point.name) == point.name]
 
     monkeypatch.setattr(metadata, "entry_points", points)
-    assert adapter_names() == ["broken", "cdp", "local", "memory", "remote"]
+    assert adapter_names() == sorted([*OURS, "broken"])
     assert main(["adapters", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     told = lines.index("broken  (of no distribution)") + 1

@@ -226,7 +226,7 @@ def test_an_adapter_that_there_is_not(project):
     project.put("test_it.py", "def test_it():\n    pass\n")
     done = project.run("--lifecycle-adapter", "memroy")
     assert done.code == pytest.ExitCode.USAGE_ERROR
-    assert "there is no such adapter; did you mean 'memory'? known: cdp, local, memory, remote" in done.text
+    assert "there is no such adapter; did you mean 'memory'? known: anchor, browserbase, " in done.text
 
 
 def test_the_header_says_which(project):
@@ -289,7 +289,10 @@ def test_what_the_adapter_can_not_do_is_skipped(project):
     ("marker", "told"),
     [
         ('lifecycle_needs("page")', "lifecycle_needs('page'): there is no such name; did you mean 'pages'?"),
-        ('lifecycle_adapter("chrome")', "lifecycle_adapter('chrome'): there is no such name; known: cdp, local"),
+        (
+            'lifecycle_adapter("chrome")',
+            "lifecycle_adapter('chrome'): there is no such name; known: anchor, browserbase",
+        ),
         ("lifecycle_needs()", "lifecycle_needs() names nothing; known: assigns_ids, attach"),
     ],
 )
