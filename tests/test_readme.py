@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from foreign_browser import Foreign
+from planted import API_KEY as KEY
 from server_rig import TOKEN, running
+from vendor_service import Browserbase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +55,18 @@ def test_the_block_of_each_framework_runs_with_its_tests() -> None:
 
 
 @contextmanager
-def service(code: str) -> Iterator[dict[str, str]]:
-    """What a block that uses a service finds in its environment: a server of our own."""
+def service(code: str, folder: Path) -> Iterator[dict[str, str]]:
+    """What a block that uses a service finds in its environment: a server of our own, or a fake of a vendor."""
+    if 'adapter="browserbase"' in code:
+        foreign, vendor = Foreign(folder), Browserbase()
+        vendor.cdp = foreign.url
+        try:
+            yield {"BROWSERBASE_API_KEY": KEY, "BROWSERBASE_PROJECT_ID": "p", "BROWSERBASE_BASE_URL": vendor.url}
+        finally:
+            vendor.stop()
+            foreign.end()
+        assert (vendor.wrong, vendor.live, len(vendor.sessions)) == ([], [], 1)
+        return
     if 'adapter="remote"' not in code:
         yield {}
         return
@@ -67,7 +80,7 @@ def test_a_block_runs_as_pasted(code: str, site: Site, tmp_path: Path, request: 
     if DATABASE in code:  # such a server is ours here
         server = request.getfixturevalue("postgres")
         code = code.replace(DATABASE, server.url(server.fresh()))
-    with service(code) as variables:
+    with service(code, tmp_path) as variables:
         ran = paste(code.replace("https://example.com", site.url), tmp_path, variables)
     assert (ran.returncode, ran.stderr) == (0, "")
     for line in re.findall(r"print\(.*\)\s+# (\w.*)$", code, re.MULTILINE):  # what the comment says is printed
