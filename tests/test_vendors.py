@@ -40,6 +40,7 @@ from lifecycle_adapters.vendors import ending, watching
 from lifecycle_adapters.vendors.anchor import AnchorAdapter
 from lifecycle_adapters.vendors.browserbase import BrowserbaseAdapter
 from lifecycle_adapters.vendors.browserless import BrowserlessAdapter
+from lifecycle_adapters.vendors.core import VendorAdapter
 from lifecycle_adapters.vendors.hyperbrowser import HyperbrowserAdapter
 from lifecycle_adapters.vendors.kernel import KernelAdapter
 from lifecycle_adapters.vendors.reach import reached
@@ -573,13 +574,16 @@ def test_what_goes_wrong_in_watching_says_nothing_of_the_session(vendor, service
 
     async def live():
         backend = await opened(adapter, host)
-        for _ in range(4):
+        for _ in range(8):  # two looks, of four attempts each
             service.fail("get", "drop")
         while service.faults["get"]:
             host.clock.advance(61)
             await asyncio.sleep(0.005)
-        while not [r for r in caplog.records if "can't be watched" in r.getMessage()]:
-            await asyncio.sleep(0.002)
+        looked = service.count("get")
+        while service.count("get") == looked:
+            host.clock.advance(61)
+            await asyncio.sleep(0.005)
+        assert len([r for r in caplog.records if "can't be watched" in r.getMessage()]) == 1
         assert host.ends == []
         await backend.release()
 
@@ -633,6 +637,14 @@ def test_a_reaper_that_is_not_answered_keeps_the_row(vendor, service):
 
 
 # --- options, keys, time --------------------------------------------------------------------------------------------
+
+
+def test_what_it_can_do_is_what_the_readme_says(vendor, service):
+    can = {"pages", "cdp", "cookies", "viewport", "fixed_duration"}
+    assert can == VendorAdapter.CAPABILITIES == BrowserlessAdapter(base_url="ws://localhost:3000").capabilities
+    unlimited = {"fixed_duration"} if vendor in ("kernel", "steel self-hosted", "webdriver") else set()
+    more = {"headed", "chrome_args", "user_agent"} if vendor == "webdriver" else set()
+    assert make(service).capabilities == can - unlimited | more
 
 
 REFUSED = {

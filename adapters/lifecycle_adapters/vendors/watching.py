@@ -53,13 +53,17 @@ class Watch:
             await asyncio.wait({task}, timeout=2.0)
 
     async def _run(self) -> None:
+        failed = False
         while True:
             await _pause(self._host.clock, EVERY)
             try:
                 end = await self._look()
             except BackendError as e:
-                _log.warning("session %s at %s can't be watched now: %s", self.remote_id, self._vendor.NAME, e)
+                if not failed:
+                    _log.warning("session %s at %s can't be watched now: %s", self.remote_id, self._vendor.NAME, e)
+                failed = True
                 continue
+            failed = False
             if end is not None:
                 self._host.ended(end)
                 return
