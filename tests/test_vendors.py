@@ -643,7 +643,7 @@ def test_what_it_can_do_is_what_the_readme_says(vendor, service):
     can = {"pages", "cdp", "cookies", "viewport", "fixed_duration"}
     assert can == VendorAdapter.CAPABILITIES == BrowserlessAdapter(base_url="ws://localhost:3000").capabilities
     unlimited = {"fixed_duration"} if vendor in ("kernel", "steel self-hosted", "webdriver") else set()
-    more = {"headed", "chrome_args", "user_agent"} if vendor == "webdriver" else set()
+    more = {"webdriver": {"headed", "chrome_args", "user_agent"}, "kernel": {"headed"}}.get(vendor, set())
     assert make(service).capabilities == can - unlimited | more
 
 
@@ -977,7 +977,9 @@ def test_a_session_that_kernel_still_tells_of_is_over_once_it_was_deleted(servic
         await backend.release()
 
     run(live(), adapter)
-    assert service.last("create").body["name"] == f"lifecycle-{SESSION}"
+    body = service.last("create").body
+    assert (body["name"], body["headless"]) == (f"lifecycle-{SESSION}", True)
+    assert adapter.body(SESSION, options(headless=False))["headless"] is False
 
 
 @pytest.mark.parametrize("vendor", ["anchor"], indirect=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from lifecycle.errors import RemoteRejected
 from lifecycle.states import State
 from lifecycle_adapters.vendors.core import VendorAdapter
-from lifecycle_adapters.vendors.told import Told, dig, items, text, units
+from lifecycle_adapters.vendors.told import REFUSED, Told, dig, items, text, units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,14 +39,15 @@ class KernelAdapter(VendorAdapter):
     PLACE = "KERNEL_BASE_URL"
     URL = "https://api.onkernel.com"
     CREATE = "/browsers"
-    CAPABILITIES = VendorAdapter.CAPABILITIES - {"fixed_duration"}
+    CAPABILITIES = VendorAdapter.CAPABILITIES - {"fixed_duration"} | {"headed"}
+    REFUSES: ClassVar[Mapping[str, str]] = {name: way for name, way in REFUSED.items() if name != "headless"}
     STATUSES: ClassVar[Mapping[str, State]] = {"active": State.ACTIVE, "deleted": State.CLOSED}
     """The words that its listing filters by; a session itself tells of `deleted_at`."""
 
     def body(self, tag: str, options: SessionOptions) -> dict[str, Any]:
         """A browser with a name of ours."""
         seconds = units(options.timeout_minutes, 1, option="timeout_minutes", least=LEAST, most=MOST)
-        return {"name": f"{PREFIX}{tag}", "headless": True, "timeout_seconds": seconds}
+        return {"name": f"{PREFIX}{tag}", "headless": options.headless, "timeout_seconds": seconds}
 
     def told(self, data: object) -> Told:
         """A `Browser` of the API."""
