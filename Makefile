@@ -15,8 +15,8 @@ PYTHON ?=
 # Versions that the tests run on as well, where they are present.
 OTHER_PYTHONS ?= 3.12 3.13
 # Of all versions that are present, each of the others runs its share of the tests, another one with each commit, so
-# that each test runs on two versions; of sweeps, which do the same at very many places, every other place is taken,
-# and the rest with the next commit. WHOLE=1: all tests.
+# that each test runs on two versions; of sweeps, which do the same at very many places, every third place is taken,
+# and the rest with the next two commits. WHOLE=1: all tests.
 WHOLE ?=
 TURN = $(shell git rev-list --count HEAD 2>/dev/null || echo 0)
 # How many tests run at once: most of them wait for a browser or a process.
@@ -127,7 +127,7 @@ wheel-tests: wheel browser postgres prometheus driver ## the tests, on the built
 	done; \
 	echo "== Python $$mine"; \
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal \
-		$(if $(WHOLE),,--sweep $$(($(TURN) % 2 + 1))/2) $(ARGS)
+		$(if $(WHOLE),,--sweep $$(($(TURN) % 3 + 1))/3) $(ARGS)
 
 coverage: wheel browser postgres prometheus driver ## all tests, and which lines and branches they take
 	@sh .ci/test-wheel $(BIN)/python .venv-test-coverage -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)

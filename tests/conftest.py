@@ -300,7 +300,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
 SWEEPS = {
     "test_campaign", "test_campaign_cancelled", "test_campaign_chromium", "test_campaign_cookies",
     "test_campaign_local", "test_campaign_races", "test_contract", "test_example_adapter", "test_fault_proxy",
-    "test_interrupts", "test_signals",
+    "test_interrupts", "test_signals", "test_vendors",
 }  # fmt: skip
 """Where many slow tests do the same at one place after the other. A part of them is chosen by itself: `--sweep`."""
 

@@ -15,7 +15,18 @@ import psycopg
 import pytest
 from lease_rig import Host, Wire, hosts, runs
 
-from lifecycle import AuditError, Client, ConfigError, LeaseLost, RecordKind, SessionFailed, State, StoreError
+from lifecycle import (
+    AuditError,
+    Client,
+    ConfigError,
+    LeaseLost,
+    RecordKind,
+    SessionFailed,
+    State,
+    StoreError,
+    journal,
+    lease,
+)
 from lifecycle.audit import verify
 from lifecycle.audit.register import Maker, announce
 from lifecycle.clocks import boot_seconds
@@ -249,10 +260,11 @@ def test_what_was_written_unknown_to_its_writer_is_not_said_twice(url, store, db
             if self.lose and records:
                 self.lose = False
                 taken(client, store, db)
+                client._core.journal.lease._seen -= 11  # it is renewed before the next write: that is what tells
                 raise StoreError("the connection broke", store=self.url)
 
     mine = Forgetful(url)
-    with Client(adapter="memory", store=mine, reap_on_start=False) as client:
+    with Client(adapter="memory", store=mine, reap_on_start=False, lease_seconds=60) as client:
         session = client.Session().start()
         mine.lose = True
         with pytest.raises(AuditError):
@@ -293,6 +305,50 @@ def test_what_was_spilled_by_who_has_lost_its_lease_goes_in_as_stale(postgres, d
         for host in (there, later):
             host.end()
     assert verify(store).problems == []
+
+
+def test_a_crash_after_the_end_of_the_lease_is_that_end(url, store, monkeypatch):
+    """The guard has ended its browser while the process was stopped: that is what it sees first."""
+    adapter = MemoryAdapter()
+    with Client(adapter=adapter, store=url) as client:
+        session = client.Session().start()
+        renewed = client._core.journal.lease._seen
+        monkeypatch.setattr(client._core.journal.lease, "_seen", renewed - 1000)
+        adapter.crash(session.session_id)
+        assert session.wait_ended(timeout=30).close_reason is CloseReason.LEASE_LOST
+    assert store.session(session.session_id).close_reason is CloseReason.LEASE_LOST, "nobody has taken it"
+
+
+def test_a_backend_is_told_of_the_lease_that_its_session_comes_under(url, store, monkeypatch):
+    """Also where the store took its beginning late, and the lease is not renewed for long."""
+
+    class Refusing(PostgresStore):
+        refuses = False
+
+        def write(self, records, rows):
+            if self.refuses and records:
+                raise StoreError("not now", store=self.url)
+            super().write(records, rows)
+
+    class Following(MemoryAdapter):
+        async def open(self, session_id, options, host):
+            host.follow_lease(told.append)
+            return await super().open(session_id, options, host)
+
+    monkeypatch.setattr(journal, "RETRY_SECONDS", (0.05, 0.2))
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 1000)
+    told, mine = [], Refusing(url)
+    with Client(adapter=Following(), store=mine, spool=True) as client:
+        with client.Session():
+            assert len(told) == 1, "at once"
+        told.clear()
+        mine.refuses = True
+        with client.Session() as session:
+            assert told == [], "it is under none"
+            mine.refuses = False
+            eventually(lambda: told, "it is told")
+            assert told == [client._core.journal.lease.held_until]
+            assert store.session(session.session_id)
 
 
 # --- one that can't renew it ------------------------------------------------------------------------------------------
