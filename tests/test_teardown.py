@@ -499,10 +499,10 @@ def test_the_options_of_contexts_are_playwrights_and_none_of_ours():
 
     from playwright.sync_api import Browser
 
-    from lifecycle.config import _CONTEXTS, _OWNERS, SessionKwargs
+    from lifecycle.config import _CONTEXTS, OWNERS, SessionKwargs
 
     theirs = set(inspect.signature(Browser.new_context).parameters)
     ours = set(SessionKwargs.__annotations__)
     assert theirs - _CONTEXTS <= ours | {"self", "viewport", "no_viewport", "default_browser_type"}
     assert not _CONTEXTS & ours
-    assert ours >= _OWNERS
+    assert ours >= OWNERS
