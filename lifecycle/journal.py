@@ -17,7 +17,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -171,7 +171,8 @@ class Journal:
         """A record with the writer's next number. It must be passed to `append` in the same tick."""
         fields["thread"] = _writable(fields.get("thread", ""))
         fields["steps"] = tuple(_writable_step(step) for step in fields.get("steps", ()))
-        if fields["attachment_id"] in self._stale:
+        # What it says as a reaper, of one that it has lost itself and nobody has ended, is said under its new lease.
+        if fields["attachment_id"] in self._stale and fields["kind"] is not RecordKind.RECOVERED:
             fields |= self._stale_fields(fields["attachment_id"], fields["kind"])
         record = Record(
             writer=self.writer,
@@ -216,8 +217,11 @@ class Journal:
                 self.lease.need(r.attachment_id)
             elif r.terminal:
                 self.lease.spare(r.attachment_id)
+        recovered = any(r.kind is RecordKind.RECOVERED for r in records)
+        if row is not None and row.attachment_id in self._stale and not recovered:
+            row = None
         if row is not None:
-            row = replace(_writable_row(row), writer=self.writer) if row.attachment_id not in self._stale else None
+            row = replace(_writable_row(row), writer=self.writer)
         stale = any(r.kind is RecordKind.STALE for r in records)
         self._queue.append(_Pending(records, row, done, stale))
         self._flush_soon()
@@ -343,12 +347,14 @@ class Journal:
 
     def _restated(self, record: Record) -> Record:
         """A record of the last writer as one of this."""
-        numbers: dict[str, Any] = {"writer": self.writer, "writer_seq": self._seq + 1, "prev": self._last}
-        attachment_id = about(record)
+        attachment_id, changed = about(record), {}
         if attachment_id in self._stale:
-            numbers |= self._stale_fields(attachment_id, record.said or record.kind)
+            changed = self._stale_fields(attachment_id, record.said or record.kind)
             self._stale[attachment_id] += 1
-        restated = replace(record, **numbers)
+        return self._numbered(record, **changed)
+
+    def _numbered(self, record: Record, **changed: Any) -> Record:  # noqa: ANN401 - the fields of Record
+        restated = replace(record, writer=self.writer, writer_seq=self._seq + 1, prev=self._last, **changed)
         self._last = restated.hash.hex()
         self._seq += 1
         return restated
@@ -360,17 +366,10 @@ class Journal:
             record: The record.
             number: The number of the record among those of its attachment that this writer says.
         """
-        kept = {f.name: getattr(record, f.name) for f in fields(record) if f.init and f.name not in _OF_THE_WRITER}
-        kept |= {
-            "kind": RecordKind.STALE,
-            "said": record.said or record.kind,
-            "attachment_id": f"{about(record)}~{self.writer}",
-            "attachment_seq": number,
-        }
-        stated = replace(record, writer=self.writer, writer_seq=self._seq + 1, prev=self._last, **kept)
-        self._last = stated.hash.hex()
-        self._seq += 1
-        return stated
+        return self._numbered(
+            record, kind=RecordKind.STALE, said=record.said or record.kind,
+            attachment_id=f"{about(record)}~{self.writer}", attachment_seq=number,
+        )  # fmt: skip
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -626,7 +625,6 @@ _LATE: Final = (
     "the lease of this process had ended, and another process has taken over the session meanwhile; what was to be "
     "recorded is in the log as stale, and what was decided there counts"
 )
-_OF_THE_WRITER: Final = frozenset({"writer", "writer_seq", "prev"})
 
 
 def _together(group: Sequence[_Pending]) -> tuple[list[Record], list[SessionRow]]:

@@ -251,7 +251,8 @@ async def _end(core: ClientCore, row: SessionRow, reason: CloseReason) -> Sessio
     clock = core.clock
     began = clock.monotonic()
     trouble: BackendError | None = None
-    if isinstance(core.adapter, Reaper) and (isinstance(core.adapter, Directory) or _is_here(row)):
+    anywhere = isinstance(core.adapter, Directory)
+    if isinstance(core.adapter, Reaper) and (anywhere or await core.run_blocking(_is_here, row)):
         budget = STEPS[Step.RELEASE_BACKEND].budget
         try:
             await within(clock, budget, core.adapter.reap(row.session_id, row.facts))

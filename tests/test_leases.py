@@ -527,6 +527,22 @@ def test_a_reaper_leaves_an_owner_alone_that_was_quicker(url, store, db, monkeyp
         assert [s.close_reason for s in client.sessions.reap()] == [CloseReason.LEASE_LOST]
 
 
+def test_who_has_lost_a_session_may_end_it_itself_where_nobody_else_has(url, store, db):
+    """Whoever took its lease has died, say, before it came to that."""
+    with Client(adapter="memory", store=url, reap_on_start=False) as client:
+        session = client.Session().start()
+        taken(client, store, db)
+        with pytest.raises(LeaseLost):
+            session.stop()
+        assert store.session(session.session_id).state is State.ACTIVE
+        assert [s.session_id for s in client.sessions.reap()] == [session.session_id]
+        assert client.sessions.reap() == []
+    row = store.session(session.session_id)
+    assert (row.state, row.close_reason, row.released) == (State.ERROR, CloseReason.LEASE_LOST, True)
+    assert store.open_attachments() == {}
+    assert verify(store).problems == []
+
+
 def test_a_client_looks_again_and_again_for_leases_that_are_over(url, store, db):
     with Client(adapter="memory", store=url, lease_seconds=2):
         held_far_away(store)
