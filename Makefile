@@ -15,8 +15,8 @@ PYTHON ?=
 # Versions that the tests run on as well, where they are present.
 OTHER_PYTHONS ?= 3.12 3.13
 # Of all versions that are present, each of the others runs its share of the tests, another one with each commit, so
-# that each test runs on two versions; of sweeps, which do the same at very many places, every third place is taken,
-# and the rest with the next two commits. WHOLE=1: all tests.
+# that each test has run on all of them after a few; of sweeps, which do the same at very many places, every fourth
+# place is taken, and the rest with the next three commits. WHOLE=1: all tests.
 WHOLE ?=
 TURN = $(shell git rev-list --count HEAD 2>/dev/null || echo 0)
 # How many tests run at once: most of them wait for a browser or a process.
@@ -120,20 +120,22 @@ wheel-tests: wheel browser postgres prometheus driver ## the tests, on the built
 		fi; \
 	done; \
 	for version in $$others; do \
-		part=1/1; [ -n "$(WHOLE)" ] || part=$$((($(TURN) + n) % of + 1))/$$of; n=$$((n + 1)); \
+		part=1/1; [ -n "$(WHOLE)" ] || part=$$((($(TURN) + n) % (2 * of) + 1))/$$((2 * of)); n=$$((n + 1)); \
 		echo "== Python $$version, part $$part of the tests"; \
 		sh .ci/test-wheel "$$(sh .ci/find-python "$$version")" ".venv-test-$$version" -n $(JOBS) --dist worksteal \
 			-m "not slow and not campaign" --part $$part $(ARGS) || exit 1; \
 	done; \
 	echo "== Python $$mine"; \
 	sh .ci/test-wheel $(BIN)/python ".venv-test-$$mine" -n $(JOBS) --dist worksteal \
-		$(if $(WHOLE),,--sweep $$(($(TURN) % 3 + 1))/3) $(ARGS)
+		$(if $(WHOLE),,--sweep $$(($(TURN) % 4 + 1))/4) $(ARGS)
 
 coverage: wheel browser postgres prometheus driver ## all tests, and which lines and branches they take
 	@sh .ci/test-wheel $(BIN)/python .venv-test-coverage -n $(JOBS) --dist worksteal --cov --cov-config=pyproject.toml $(ARGS)
 
+# Two at a time: one uses its browser while another waits for it. What one has printed is shown when it is done.
 frameworks: wheel browser ## sessions embedded in frameworks of others, their newest releases
-	@for name in $(FRAMEWORKS); do echo "== $$name"; sh .ci/test-framework $$name || exit 1; done
+	@printf '%s\n' $(FRAMEWORKS) | xargs -P 2 -I NAME sh -c 'told=$$(sh .ci/test-framework NAME 2>&1); code=$$?; \
+		printf "== %s\n%s\n" NAME "$$told"; [ $$code -eq 0 ] || exit 255'
 
 campaign: wheel browser postgres prometheus driver ## the tests that take minutes, which `make test` does a part of
 	@mine=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \

@@ -223,9 +223,8 @@ def check(store, folder, history, watch, wrong):
             assert not runs(row.facts["pid"], row.facts["started"]), "nothing runs any more"
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_history_of_hosts_that_fail_is_sound(postgres, tmp_path, seed):
-    run_history(postgres, tmp_path, seed, seconds=8)
+def test_a_history_of_hosts_that_fail_is_sound(postgres, tmp_path):
+    run_history(postgres, tmp_path, 1, seconds=8)
 
 
 @pytest.mark.campaign
