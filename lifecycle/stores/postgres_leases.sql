@@ -15,25 +15,23 @@ ALTER TABLE writers
 -- A writer whose lease has ended, and was taken by another, adds nothing and changes nothing any more: each writer is one
 -- epoch of its process, which goes on as another writer. Whoever takes a lease waits afterwards, with settled(), for what
 -- had begun before it: so this looks only once the lock is held.
-CREATE FUNCTION refuse_stale_records() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = lifecycle, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-    stale text;
+--
+-- Tables are named with their schema here: settings of a function's own are made and undone at each call of it.
+CREATE FUNCTION refuse_stale_records() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT writer INTO stale FROM (SELECT DISTINCT writer FROM added) AS a JOIN writers USING (writer)
-        WHERE fenced_at IS NOT NULL LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION 'the lease of writer % has ended and was taken', stale USING ERRCODE = 'LC004';
+    IF EXISTS (SELECT FROM added AS a JOIN lifecycle.writers AS w ON w.writer = a.writer WHERE w.fenced_at IS NOT NULL)
+    THEN
+        RAISE EXCEPTION 'the lease of its writer has ended and was taken' USING ERRCODE = 'LC004';
     END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER records_of_the_stale AFTER INSERT ON records REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_stale_records();
 
-CREATE FUNCTION refuse_stale_row() RETURNS trigger LANGUAGE plpgsql SET search_path = lifecycle, pg_temp AS $$
+CREATE FUNCTION refuse_stale_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(1818846821, pg_backend_pid());
-    IF EXISTS (SELECT FROM writers WHERE writer = NEW.writer AND fenced_at IS NOT NULL) THEN
+    IF EXISTS (SELECT FROM lifecycle.writers WHERE writer = NEW.writer AND fenced_at IS NOT NULL) THEN
         RAISE EXCEPTION 'the lease of writer % has ended and was taken', NEW.writer USING ERRCODE = 'LC004';
     END IF;
     RETURN NEW;
