@@ -43,8 +43,8 @@ __all__ = [
     "LeftBehind",
     "how_it_stands",
     "is_void",
-    "lease_is_over",
     "left_behind",
+    "long_silent",
     "lost_by",
     "owner_ended",
     "owner_gone",
@@ -146,7 +146,7 @@ def left_behind(store: Store, *, anywhere: bool = False) -> LeftBehind:
         return known[owner]
 
     unfinished, opened = store.unfinished(), store.open_attachments()
-    over = {a for a, writer in opened.items() if writer.lease_over or (anywhere and lease_is_over(writer))}
+    over = {a for a, writer in opened.items() if writer.lease_over or (anywhere and long_silent(writer))}
     theirs = {row.attachment_id for row in unfinished}
     return LeftBehind(
         rows=[row for row in unfinished if gone(row) or row.attachment_id in over],
@@ -154,7 +154,7 @@ def left_behind(store: Store, *, anywhere: bool = False) -> LeftBehind:
     )
 
 
-def lease_is_over(writer: Writer) -> bool:
+def long_silent(writer: Writer) -> bool:
     """True when a process on another host, which took no lease, has not said for long that it lives."""
     return writer.lease_seconds is None and writer.host != host_name() and silence(writer) > LEASE_SECONDS
 
@@ -217,7 +217,7 @@ def _take_over(store: Store, held: SessionRow | Writer) -> CloseReason | None:
     if held.writer is not None and isinstance(store, Leases) and (stands := store.lease(held.writer)) is not None:
         if stands.lease_seconds is not None:
             return CloseReason.LEASE_LOST if store.fence(held.writer) else None
-        return CloseReason.OWNER_DIED if lease_is_over(stands) else None
+        return CloseReason.OWNER_DIED if long_silent(stands) else None
     return CloseReason.OWNER_DIED
 
 
@@ -252,7 +252,7 @@ async def _end(core: ClientCore, row: SessionRow, reason: CloseReason) -> Sessio
     began = clock.monotonic()
     trouble: BackendError | None = None
     anywhere = isinstance(core.adapter, Directory)
-    if isinstance(core.adapter, Reaper) and (anywhere or await core.run_blocking(_is_here, row)):
+    if isinstance(core.adapter, Reaper) and (anywhere or await core.run_blocking(owner_gone, row)):
         budget = STEPS[Step.RELEASE_BACKEND].budget
         try:
             await within(clock, budget, core.adapter.reap(row.session_id, row.facts))
@@ -285,11 +285,6 @@ async def _end(core: ClientCore, row: SessionRow, reason: CloseReason) -> Sessio
     await core.journal.append(record, row=over)
     core.publish(record)  # of an attachment that no client holds, so nobody else does
     return SessionStatus.of_row(over, core.clock.utcnow())
-
-
-def _is_here(row: SessionRow) -> bool:
-    """True where the owner was a process of this machine that has ended. Blocks for a moment."""
-    return row.host == host_name() and owner_gone(row)
 
 
 async def _end_attachment(core: ClientCore, attachment_id: str, writer: Writer) -> None:

@@ -30,7 +30,7 @@ from lifecycle.audit import FIRST, RecordKind, StepOutcome, StepResult, verify
 from lifecycle.audit.query import Query
 from lifecycle.audit.register import Maker, announce
 from lifecycle.errors import ConfigError, StoreError
-from lifecycle.recovery import lease_is_over
+from lifecycle.recovery import long_silent
 from lifecycle.states import State
 from lifecycle.stores import open_store, postgres, postgres_find
 from lifecycle.stores.postgres import PostgresStore
@@ -458,7 +458,7 @@ def test_whether_a_process_on_another_host_lives_is_told_by_the_clock_of_the_dat
     raw.commit()
     (writer,) = store.open_attachments().values()
     assert silent <= writer.silent < silent + 30
-    assert lease_is_over(writer) is over
+    assert long_silent(writer) is over
     store.renew(a_writer(host="another.host", renewed_at=datetime.now(UTC) - timedelta(hours=1)))
     (writer,) = store.open_attachments().values()
     assert writer.silent < 30

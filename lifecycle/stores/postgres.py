@@ -577,8 +577,7 @@ def script(*, roles: bool = True) -> str:
 def _tables(*, since: int = 0) -> list[str]:
     """What makes tables of a version into those of this one; of none, the whole."""
     files = resources.files("lifecycle.stores")
-    place = "SET LOCAL search_path = lifecycle, pg_temp;\n\n"
-    return [place * bool(n) + files.joinpath(name).read_text(encoding="utf-8") for n, name in enumerate(_FILES[since:])]
+    return [files.joinpath(name).read_text(encoding="utf-8") for name in _FILES[since:]]
 
 
 def _rights() -> str:

@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Final
 
 from lifecycle.errors import ReleaseFailed, StartFailed, UnsupportedOperation
 from lifecycle.logs import get_logger
-from lifecycle_adapters._owned import OwnedSessions
+from lifecycle_adapters._owned import OwnedSessions, to_the_end
 from lifecycle_adapters.local.find import FoundBrowser, candidates, find_browser
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Mapping, Sequence
 
     from lifecycle.config import SessionOptions
     from lifecycle.ports import Backend, Host
@@ -125,7 +124,7 @@ class LocalAdapter(OwnedSessions):
         try:
             await backend.start(options, found.path)
         except BaseException as e:
-            if await _to_the_end(backend.release(grace=0)) and not isinstance(e, asyncio.CancelledError):
+            if await to_the_end(_released(backend)) and not isinstance(e, asyncio.CancelledError):
                 raise asyncio.CancelledError from e
             raise
         return backend
@@ -206,23 +205,12 @@ class LocalAdapter(OwnedSessions):
             await asyncio.to_thread(self._sweeping.join)
 
 
-async def _to_the_end(coro: Coroutine[Any, Any, None]) -> bool:
-    """Await `coro` even when this task is cancelled meanwhile, and log what it raises: another error is under way.
-
-    Returns:
-        True when the task was cancelled meanwhile.
-    """
-    task = asyncio.ensure_future(coro)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    error = task.exception()
-    if error is not None:
-        _log.error("a browser whose start failed could not be released: %s", error)
-    return cancelled
+async def _released(backend: LocalBackend) -> None:
+    """Release a backend at once, and log what that raises: another error is under way."""
+    try:
+        await backend.release(grace=0)
+    except Exception as e:  # noqa: BLE001 - the other one is told
+        _log.error("a browser whose start failed could not be released: %s", e)
 
 
 def _make(folder: str, adapter: str) -> None:
