@@ -106,6 +106,15 @@ class Server:
         self.ask(f"CREATE DATABASE {name} TEMPLATE made")
         return name
 
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The name of a new database, made after `made`, which goes with the block."""
+        name = self.fresh()
+        try:
+            yield name
+        finally:
+            self.ask(f"DROP DATABASE {name} WITH (FORCE)")
+
     def ask(self, *statements: str, database: str = "postgres", user: str = "postgres") -> list[tuple[Any, ...]]:
         """Carry statements out, and give the rows of the last."""
         import psycopg

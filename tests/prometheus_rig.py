@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packages import APT_UPDATE, get
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -130,19 +132,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder).chmod(0o755)  # apt fetches as a user of its own
             if not _out_of_the_package(folder):
-                update = ("apt-get", "update")  # a fresh machine has no lists of packages
-                if (command := as_root(update, {})) is not None:
-                    run_command(command, Way(name="apt-get", commands=(update,)))
+                if (command := as_root(APT_UPDATE, {})) is not None:  # a fresh machine has no lists of packages
+                    run_command(command, Way(name="apt-get", commands=(APT_UPDATE,)))
                 _out_of_the_package(folder)
-    elif shutil.which("brew") is not None:
-        print("no promtool yet, trying brew ...", flush=True)
-        install = ("brew", "install", "prometheus")
-        run_command(install, Way(name="brew", commands=(install,)))
-    if promtool() is None:
-        print("promtool could not be got; install Prometheus, the tests need its promtool", file=sys.stderr)
-        return 1
-    print(f"  done: {promtool()}")
-    return 0
+        if promtool() is not None:
+            print(f"  done: {promtool()}")
+            return 0
+    elif get("promtool", promtool, {"brew": (("brew", "install", "prometheus"),)}):
+        return 0
+    print("promtool could not be got; install Prometheus, the tests need its promtool", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -173,28 +173,24 @@ def told_by(folder):
 
 
 def run_history(postgres, tmp_path, seed, seconds):
-    database = postgres.fresh()
-    try:
-        with closing(PostgresStore(postgres.url(database))) as store, hosts() as keep:
-            store.open()
-            history = History(postgres, database, keep, seed, tmp_path)
-            watch = Watch(postgres.url(database))
-            try:
-                until = time.monotonic() + seconds
-                while time.monotonic() < until:
-                    history.step()
-                history.settle()
-                for host in history.at.values():
-                    answer = host.ask("reap")
-                    assert "error" not in answer, answer
-                eventually(lambda: not store.unfinished() and not store.open_attachments(), "all is over")
-            finally:
-                wrong = watch.end()
+    with postgres.database() as database, closing(PostgresStore(postgres.url(database))) as store, hosts() as keep:
+        store.open()
+        history = History(postgres, database, keep, seed, tmp_path)
+        watch = Watch(postgres.url(database))
+        try:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                history.step()
+            history.settle()
             for host in history.at.values():
-                host.end()
-            check(store, tmp_path, history, watch, wrong)
-    finally:
-        postgres.ask(f"DROP DATABASE {database} WITH (FORCE)")
+                answer = host.ask("reap")
+                assert "error" not in answer, answer
+            eventually(lambda: not store.unfinished() and not store.open_attachments(), "all is over")
+        finally:
+            wrong = watch.end()
+        for host in history.at.values():
+            host.end()
+        check(store, tmp_path, history, watch, wrong)
 
 
 def check(store, folder, history, watch, wrong):
@@ -216,6 +212,7 @@ def check(store, folder, history, watch, wrong):
     assert told - there == set(), "what was acknowledged is in the log"
     assert told
     assert watch.looks > 10
+    assert watch.most > 0, "it has seen browsers"
     for row in store.sessions(limit=10_000):
         assert row.state.terminal
         assert row.released

@@ -44,9 +44,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def database(postgres):
-    name = postgres.fresh()
-    yield name
-    postgres.ask(f"DROP DATABASE {name} WITH (FORCE)")
+    with postgres.database() as name:
+        yield name
 
 
 @pytest.fixture

@@ -50,9 +50,8 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.fixture
 def url(postgres):
-    name = postgres.fresh()
-    yield postgres.url(name)
-    postgres.ask(f"DROP DATABASE {name} WITH (FORCE)")
+    with postgres.database() as name:
+        yield postgres.url(name)
 
 
 @pytest.fixture

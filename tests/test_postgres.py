@@ -48,9 +48,8 @@ def server(postgres):
 @pytest.fixture
 def database(server):
     """The name of a database of its own, with the tables."""
-    name = server.fresh()
-    yield name
-    server.ask(f"DROP DATABASE {name} WITH (FORCE)")
+    with server.database() as name:
+        yield name
 
 
 @pytest.fixture
